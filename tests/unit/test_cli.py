@@ -1,0 +1,96 @@
+"""The command tree: help everywhere, typos answered, nothing heavy imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import typer
+import typer.main
+from typer.testing import CliRunner
+
+from fmcache import errors
+from fmcache.cli import app
+
+HEAVY = (
+    "torch",
+    "jax",
+    "zarr",
+    "polars",
+    "duckdb",
+    "pyarrow",
+    "matplotlib",
+    "numpy",
+    "scipy",
+    "timm",
+    "transformers",
+)
+
+
+def commands(
+    command: typer.core.TyperCommand | typer.core.TyperGroup, path: str = "fmcache"
+) -> Iterator[tuple[str, object]]:
+    yield path, command
+    for name, child in getattr(command, "commands", {}).items():
+        yield from commands(child, f"{path} {name}")
+
+
+TREE = dict(commands(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("path", TREE)
+def test_every_command_says_what_it_does_and_ends_with_an_example(path: str) -> None:
+    command = TREE[path]
+    assert command.help, path
+    assert (command.epilog or "").startswith("Example: "), path
+    assert command.epilog.removeprefix("Example: ").split()[0] in ("fmcache", "cd"), path
+
+
+@pytest.mark.parametrize("path", TREE)
+def test_every_option_is_explained(path: str) -> None:
+    unexplained = [p.name for p in TREE[path].params if not getattr(p, "help", None) and p.name != "help"]
+    assert not unexplained, path
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = f"""
+import sys
+sys.argv = ["fmcache", "--help"]
+from fmcache.cli import main
+try:
+    main()
+except SystemExit as stop:
+    assert stop.code == 0, stop.code
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_typo_is_answered_with_the_nearest_command() -> None:
+    result = CliRunner().invoke(app, ["extrct"])
+    assert result.exit_code == 2
+    assert "Did you mean 'extract'" in result.output
+
+
+def test_an_error_is_three_lines_without_a_traceback(tmp_path: object) -> None:
+    command = [sys.executable, "-m", "fmcache.cli", "cache", "ls", "--cache", f"{tmp_path}/nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 6
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 3
+    assert "Traceback" not in done.stderr
+    debug = subprocess.run([*command, "--debug"], capture_output=True, text=True, check=False)
+    assert "Traceback" in debug.stderr
+
+
+def test_the_error_tree_is_the_one_in_the_docstring() -> None:
+    kinds = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type)}
+    for name, kind in kinds.items():
+        line = next(text for text in errors.__doc__.splitlines() if f" {name} " in f" {text} ")
+        if name != "Interrupted":
+            assert str(kind.exit_code) in line.split(), line
+    assert errors.Interrupted("x", signal=15).exit_code == 143
+    assert str(errors.FmcacheError("what", "found", "do")) == "what\nfound\ndo"
