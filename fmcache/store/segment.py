@@ -1,0 +1,292 @@
+"""Writing a segment: blocks in any order, each durable when `write` returns, then one rename publishes them all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from fmcache.errors import CorruptCache
+from fmcache.store.arrays import cast, encode
+from fmcache.store.documents import write_document
+from fmcache.store.durable import (
+    PARTIAL,
+    fault_point,
+    fsync_path,
+    remove_tree,
+    storage_errors,
+    write_durably,
+)
+from fmcache.store.keys import file_digest
+from fmcache.store.manifest import describe, write_manifest
+from fmcache.store.schema import QUARANTINE_COLUMNS, ROW_COLUMNS, empty
+from fmcache.store.tables import write_table
+from fmcache.store.workspace import ARRAY, SEGMENT, Block, Workspace
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An input that could not be used: at which stage (read, decode, model, store), and why, in words without ids.
+
+    A unit of the plan is named by `input_digest` and `slice`; an input that never became a unit by `sample_id`.
+    """
+
+    stage: str
+    reason: str
+    input_digest: str | None = None
+    slice: int = 0
+    sample_id: str | None = None
+
+
+class SegmentWriter:
+    """Writes the blocks of one segment; made by `Cache.segment`.
+
+    Attributes
+    ----------
+    units : [input_digest, slice], array order; what block ``b`` has to hold are its rows ``b.start:b.stop``.
+    blocks : all blocks; those with ``done`` need nothing.
+    reused, written : how many blocks were finished by an earlier process, and by this one.
+    """
+
+    def __init__(
+        self,
+        space: Workspace,
+        rows: pl.DataFrame,
+        head: Mapping[str, Any],
+        segments: Path,
+        already_stored: Callable[[pl.DataFrame], bool],
+    ) -> None:
+        self._space, self._rows, self._head, self._segments = space, rows, head, segments
+        self._already_stored = already_stored
+        self._never_units: list[Rejected] = []
+        self.units = space.units
+        self.blocks = [
+            Block(index, *space.plan.bounds(index), done=index in space.journal)
+            for index in range(space.plan.blocks)
+        ]
+        self.reused, self.written = len(space.journal), 0
+
+    def write(self, block: int, x: np.ndarray, rejected: Sequence[Rejected] = ()) -> list[Rejected]:
+        """Make a block durable: chunk file, fsync, journal record.
+
+        Parameters
+        ----------
+        x : [stop - start, ...] in float32 or the stored dtype; rows of rejected units are stored as NaN.
+        rejected : the units of this block that have no result.
+
+        Returns
+        -------
+        All rejected units of the block: those given, and those whose values are not finite in the stored dtype.
+
+        Raises
+        ------
+        DiskFull, StorageError : nothing of this block counts; earlier blocks stay.
+        """
+        space, plan = self._space, self._space.plan
+        start, stop = plan.bounds(block)
+        if x.shape != (stop - start, *plan.shape[1:]):
+            raise ValueError(f"block {block} has the shape {x.shape}, not {(stop - start, *plan.shape[1:])}")
+        units = self.units.slice(start, stop - start).rows()
+        position = {unit: row for row, unit in enumerate(units)}
+        reasons = {position[(item.input_digest, item.slice)]: item for item in rejected}
+        given = x
+        if reasons:
+            given = x.copy()
+            given[list(reasons)] = 0.0
+        stored, bad, error = cast(given, plan.dtype)
+        for row in np.flatnonzero(bad).tolist():
+            finite = bool(np.isfinite(x[row]).all())
+            why = (
+                f"a value overflows {plan.dtype}; extract with --dtype float32"
+                if finite
+                else "the model gave a value that is not finite"
+            )
+            reasons[row] = Rejected("store" if finite else "model", why, *units[row])
+        if reasons:
+            stored = stored.copy()
+            stored[sorted(reasons)] = np.nan
+        if space.record_path(block).exists() and (record := space.read_record(block)) is not None:
+            space.journal[block] = record  # another process without a working lock was faster; its bytes stay
+            self.reused += 1
+        else:
+            with storage_errors("writing a block", space.path):
+                self._write_chunk(block, stored, reasons, error)
+            self.written += 1
+        return [reasons[row] for row in sorted(reasons)]
+
+    def _write_chunk(
+        self, block: int, stored: np.ndarray, reasons: Mapping[int, Rejected], error: float
+    ) -> None:
+        space = self._space
+        chunk = encode(stored, space.plan)
+        path = space.array / space.plan.chunk_name(block)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+        temporary.unlink(missing_ok=True)
+        fault_point("block:before_chunk")
+        try:
+            with ThreadPoolExecutor(1) as other:
+                sha256 = other.submit(chunk.sha256)
+                write_durably(temporary, chunk.parts, "block")
+            fault_point("block:before_rename")
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        fault_point("block:after_rename")
+        fsync_path(space.array)
+        fault_point("block:after_fsync")
+        rejected = [
+            {
+                "row": row,
+                "input_digest": item.input_digest,
+                "slice": item.slice,
+                "stage": item.stage,
+                "reason": item.reason,
+            }
+            for row, item in sorted(reasons.items())
+        ]
+        file = {"bytes": chunk.bytes, "sha256": sha256.result(), "crc32c": chunk.crc32c}
+        record = {
+            "block": block,
+            "units": space.units_digest(block),
+            "file": file,
+            "rejected": rejected,
+            "max_relative_error": error,
+        }
+        write_document(space.record_path(block), "block", record, "journal")
+        space.journal[block] = record
+        fault_point("block:done")
+
+    def reject(self, rejected: Sequence[Rejected]) -> None:
+        """Inputs that never became units (unreadable, not an image); named by `sample_id`."""
+        self._never_units += rejected
+
+    def publish(self, provenance: Mapping[str, Any]) -> Path | None:
+        """Re-hash everything, write the tables and the manifest, and rename.
+
+        Returns
+        -------
+        The published segment, or None if another process published these units first (its segment is kept).
+
+        Raises
+        ------
+        CorruptCache : a chunk file is not what its journal record says. ValueError : a block is missing.
+        """
+        try:
+            with storage_errors("publishing a segment", self._space.path):
+                return self._publish(provenance)
+        except Exception:
+            if self._already_stored(self.units):
+                remove_tree(self._space.path)
+                return None
+            raise
+
+    def _publish(self, provenance: Mapping[str, Any]) -> Path | None:
+        space, folder = self._space, self._space.path / SEGMENT
+        if missing := [block.index for block in self.blocks if block.index not in space.journal]:
+            raise ValueError(f"blocks {missing[:5]} were never written")
+        if self.units.height and self._already_stored(self.units):
+            remove_tree(space.path)
+            return None
+        fault_point("publish:begin")
+        chunks = {}
+        for index, record in sorted(space.journal.items()):
+            name = space.plan.chunk_name(index)
+            if file_digest(space.array / name) != record["file"]["sha256"]:
+                raise CorruptCache(
+                    f"Block {index} changed after it was written.",
+                    "Another process writes the same staging directory and the lock does not work here.",
+                    "Let one process write at a time, then run the same command again.",
+                )
+            chunks[f"{ARRAY}/{name}"] = record["file"]
+        rows, quarantine = self._tables()
+        write_table(folder / "rows.parquet", rows, "rows")
+        write_table(folder / "quarantine.parquet", quarantine, "quarantine")
+        small = describe(folder, [f"{ARRAY}/zarr.json", "rows.parquet", "quarantine.parquet"])
+        self._remove_strays(folder, {*small, *chunks})
+        fsync_path(space.array)
+        errors = [record["max_relative_error"] for record in space.journal.values()]
+        content = {
+            **self._head,
+            "n": self.units.height,
+            "shape": list(space.plan.shape),
+            "dtype": space.plan.dtype,
+            "block_rows": space.plan.block_rows,
+            "rows": rows.height,
+            "quarantined": quarantine.height,
+            "max_relative_error": max(errors, default=0.0),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "provenance": dict(provenance),
+            "files": {**small, **chunks},
+        }
+        write_manifest(folder, "segment", content)
+        fsync_path(folder)
+        fault_point("publish:before_rename")
+        final = self._rename(folder)
+        if final is not None:
+            fault_point("publish:after_rename")
+            fsync_path(self._segments)
+            fsync_path(space.path)
+            fault_point("publish:after_fsync")
+        remove_tree(space.path)
+        fault_point("publish:end")
+        return final
+
+    def _rename(self, folder: Path) -> Path | None:
+        while True:
+            taken = [int(child.name) for child in self._segments.iterdir() if child.name.isdigit()]
+            final = self._segments / f"{max(taken, default=-1) + 1:04d}"
+            try:
+                os.rename(folder, final)
+                return final
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                if self._already_stored(self.units):
+                    return None
+
+    def _remove_strays(self, folder: Path, expected: set[str]) -> None:
+        for file in sorted(folder.rglob("*")):
+            if not file.is_dir() and file.relative_to(folder).as_posix() not in expected:
+                file.unlink(missing_ok=True)
+
+    def _tables(self) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """rows.parquet and quarantine.parquet: which sample owns which array row, and which inputs have none."""
+        space = self._space
+        own = self.units.with_columns(
+            segment=pl.lit(None, pl.Int32), row=pl.int_range(pl.len(), dtype=pl.Int64)
+        )
+        failed = [
+            (item["input_digest"], item["slice"], item["stage"], item["reason"])
+            for record in space.journal.values()
+            for item in record["rejected"]
+        ]
+        reasons = pl.DataFrame(
+            failed,
+            schema={"input_digest": pl.String, "slice": pl.Int32, "stage": pl.String, "reason": pl.String},
+            orient="row",
+        )
+        wanted = self._rows.drop("segment", "row")
+        linked = self._rows.filter(pl.col("row").is_not_null())
+        here = wanted.join(own, on=["input_digest", "slice"], how="inner", maintain_order="left")
+        good = here.join(reasons, on=["input_digest", "slice"], how="anti", maintain_order="left")
+        rows = pl.concat([good.select(list(ROW_COLUMNS)), linked.select(list(ROW_COLUMNS))])
+        bad = here.join(reasons, on=["input_digest", "slice"], how="inner", maintain_order="left")
+        never = pl.DataFrame(
+            [
+                (item.sample_id, item.slice, item.input_digest, None, item.stage, item.reason)
+                for item in self._never_units
+            ],
+            schema=dict(QUARANTINE_COLUMNS),
+            orient="row",
+        )
+        quarantine = pl.concat([empty(QUARANTINE_COLUMNS), bad.select(list(QUARANTINE_COLUMNS)), never])
+        return rows, quarantine
