@@ -116,7 +116,7 @@ class Chunk:
     crc32c: int
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         return sum(memoryview(part).nbytes for part in self.parts)
 
     def sha256(self) -> str:
@@ -139,10 +139,10 @@ def encode(x: np.ndarray, plan: ArrayPlan) -> Chunk:
             blosc.compress(rows, b"lz4", 5, blosc.BITSHUFFLE, typesize=rows.itemsize),
         )
     else:
-        payload = (memoryview(rows).cast("B") if rows.size else b"",)
+        payload = (_view(rows),)
         if padding:
             nan = np.full((padding, *rows.shape[1:]), np.nan, rows.dtype)
-            payload = (*payload, memoryview(nan).cast("B") if nan.size else b"")
+            payload = (*payload, _view(nan))
     check = 0
     for part in payload:
         check = crc32c.crc32c(part, check)
@@ -177,7 +177,7 @@ def read_chunk(
             views = [memoryview(body)]
         else:
             rest = bytearray(size - CRC_BYTES - out.nbytes)
-            views = [memoryview(out.reshape(-1)).cast("B")] if out.size else []
+            views = [_view(out)]
             views += [memoryview(rest)] if rest else []
         _fill(descriptor, [*views, memoryview(tail)], path)
     finally:
@@ -217,8 +217,32 @@ def _fill(descriptor: int, views: list[memoryview], path: Path) -> None:
             offset += step
 
 
+def _not_finite(flat: np.ndarray) -> np.ndarray:
+    """Rows of [b, d] with a NaN or an infinity: those where an exponent is all ones. Ten times faster than isfinite
+    for float16, which numpy converts value by value."""
+    integer, exponent = {2: (np.uint16, 0x7C00), 4: (np.uint32, 0x7F800000)}[flat.itemsize]
+    masked = flat.view(integer) & integer(exponent)
+    if not flat.size or masked.max() != exponent:
+        return np.zeros(flat.shape[0], bool)
+    return (masked == exponent).any(axis=1)
+
+
+def _view(x: np.ndarray) -> memoryview:
+    """The bytes of a contiguous array, without a copy; writable if it is."""
+    flat: Any = x.reshape(-1).view(np.uint8)
+    return memoryview(flat)
+
+
 def _name(path: Path) -> str:
     return f"{path.parent.name}/{path.name} of {path.parent.parent}"
+
+
+def file_check(path: Path) -> tuple[int, int]:
+    """Bytes and CRC-32C of a chunk file's content without its last four bytes, and whether those agree (else -1)."""
+    with open(open_regular(path), "rb", buffering=0) as file:
+        data = file.read()
+    check = crc32c.crc32c(memoryview(data)[:-CRC_BYTES])
+    return len(data), check if data[-CRC_BYTES:] == check.to_bytes(CRC_BYTES, "little") else -1
 
 
 def aligned(shape: tuple[int, ...], dtype: str | np.dtype[Any]) -> np.ndarray:
@@ -241,7 +265,7 @@ def cast(x: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray, float]:
     with np.errstate(over="ignore", invalid="ignore"):
         y = x.astype(dtype, copy=False)
     flat = y.reshape(y.shape[0], -1)
-    bad = ~np.isfinite(flat).all(axis=1) if flat.size else np.zeros(y.shape[0], bool)
+    bad = _not_finite(flat)
     if y.dtype == x.dtype or bad.all():
         return y, bad, 0.0
     sample = np.flatnonzero(~bad)[:256]

@@ -12,7 +12,6 @@ import polars as pl
 
 from fmcache.store.arrays import aligned, read_chunk
 from fmcache.store.entries import Entry, Segment
-from fmcache.store.manifest import VERIFY_BELOW
 from fmcache.store.workspace import ARRAY
 
 THREADS = 4
@@ -62,6 +61,10 @@ class Embeddings:
         CorruptCache : a byte on disk is not the published one. MemoryError : use `batches`.
         """
         return self._gather(np.arange(self.n), dtype)
+
+    def rows(self, rows: Any, dtype: Any = None) -> np.ndarray:
+        """Some rows, [len(rows), ...], by their positions in `samples`; reads only the blocks that hold them."""
+        return self._gather(np.asarray(rows, dtype=np.int64), dtype)
 
     def batches(
         self, size: int, seed: int = 0, shuffle: bool = False, dtype: Any = None
@@ -151,16 +154,13 @@ class Embeddings:
             out[first : first + stop - start] if direct else np.empty((stop - start, *self.shape), plan.dtype)
         )
         file = files[name]
-        full = self._verify == "full" or (
-            self._verify == "auto" and part.segment.published.bytes < VERIFY_BELOW
-        )
         read_chunk(
             part.segment.path / name,
             plan,
             block,
             size=file["bytes"],
             check=file["crc32c"],
-            sha256=file["sha256"] if full else None,
+            sha256=file["sha256"] if self._verify == "sha256" else None,
         )
         if not direct:
             out[part.target] = block[part.source]

@@ -31,10 +31,12 @@ class Published:
 
     @property
     def files(self) -> Mapping[str, Mapping[str, Any]]:
-        return self.content["files"]  # type: ignore[no-any-return]
+        files: Mapping[str, Mapping[str, Any]] = self.content["files"]
+        return files
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
+        """Bytes of all files but the manifest."""
         return sum(file["bytes"] for file in self.files.values())
 
     def read(self, name: str) -> bytes:

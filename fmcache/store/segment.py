@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from fmcache.errors import CorruptCache
-from fmcache.store.arrays import cast, encode
+from fmcache.store.arrays import cast, encode, file_check
 from fmcache.store.documents import write_document
 from fmcache.store.durable import (
     PARTIAL,
@@ -25,7 +25,6 @@ from fmcache.store.durable import (
     storage_errors,
     write_durably,
 )
-from fmcache.store.keys import file_digest
 from fmcache.store.manifest import describe, write_manifest
 from fmcache.store.schema import QUARANTINE_COLUMNS, ROW_COLUMNS, empty
 from fmcache.store.tables import write_table
@@ -153,7 +152,7 @@ class SegmentWriter:
             }
             for row, item in sorted(reasons.items())
         ]
-        file = {"bytes": chunk.bytes, "sha256": sha256.result(), "crc32c": chunk.crc32c}
+        file = {"bytes": chunk.size, "sha256": sha256.result(), "crc32c": chunk.crc32c}
         record = {
             "block": block,
             "units": space.units_digest(block),
@@ -197,16 +196,19 @@ class SegmentWriter:
             remove_tree(space.path)
             return None
         fault_point("publish:begin")
-        chunks = {}
-        for index, record in sorted(space.journal.items()):
-            name = space.plan.chunk_name(index)
-            if file_digest(space.array / name) != record["file"]["sha256"]:
+        chunks = {
+            f"{ARRAY}/{space.plan.chunk_name(index)}": record["file"]
+            for index, record in sorted(space.journal.items())
+        }
+        with ThreadPoolExecutor(4) as pool:
+            checks = list(pool.map(file_check, [folder / name for name in chunks]))
+        for (name, file), found in zip(chunks.items(), checks, strict=True):
+            if found != (file["bytes"], file["crc32c"]):
                 raise CorruptCache(
-                    f"Block {index} changed after it was written.",
+                    f"{name} changed after it was written.",
                     "Another process writes the same staging directory and the lock does not work here.",
                     "Let one process write at a time, then run the same command again.",
                 )
-            chunks[f"{ARRAY}/{name}"] = record["file"]
         rows, quarantine = self._tables()
         write_table(folder / "rows.parquet", rows, "rows")
         write_table(folder / "quarantine.parquet", quarantine, "quarantine")

@@ -178,11 +178,11 @@ def _replan(earlier: Workspace, wanted: pl.DataFrame, plan: ArrayPlan) -> Worksp
     kept: dict[int, list[Any]] = {}
     for block in range(earlier.plan.blocks):
         start, stop = earlier.plan.bounds(block)
-        units = earlier.units.slice(start, stop - start).rows()
+        block_units = earlier.units.slice(start, stop - start).rows()
         whole = stop - start == rows and block < total // rows
-        if whole and earlier.read_record(block) is not None and all(unit in still for unit in units):
-            kept[block] = units
-            still.difference_update(units)
+        if whole and earlier.read_record(block) is not None and all(unit in still for unit in block_units):
+            kept[block] = block_units
+            still.difference_update(block_units)
     rest = iter([unit for unit in wanted.rows() if unit in still])
     order: list[Any] = []
     for block in range(-(-total // rows)):
