@@ -1,0 +1,140 @@
+"""``fmcache extract``: names and flags become models, a dataset and options."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fmcache.errors import MissingExtra, UsageError
+from fmcache.extract.dataset import load_dataset
+from fmcache.extract.options import ExtractOptions, ExtractSummary
+from fmcache.extract.plan import parse_shard
+from fmcache.extract.registry import load_model, resolve_model
+from fmcache.progress import Progress, Silent
+from fmcache.settings import Settings
+from fmcache.store.cache import open_cache
+
+BATCH = {"cuda": 256, "mps": 64, "cpu": 32}
+
+
+def extract_command(
+    *,
+    models: Sequence[str],
+    dataset: str,
+    root: Path | None,
+    cache: Path,
+    settings: Settings,
+    checkpoint: Sequence[str] = (),
+    pool: str | None = None,
+    preprocess: str = "native",
+    decode: str = "exact",
+    device: str = "auto",
+    autocast: str = "auto",
+    dtype: str = "float16",
+    executor: str = "process",
+    workers: int | None = None,
+    batch: int | None = None,
+    shard: str | None = None,
+    max_reject: float = 0.01,
+    retry_rejected: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> ExtractSummary:
+    """Resolve everything that can be wrong before a weight is read, then run.
+
+    Raises
+    ------
+    UsageError, DatasetError, ModelError, MissingExtra : the call is wrong. Else as `fmcache.extract.run.extract`.
+    """
+    progress = progress or Silent()
+    cards = [resolve_model(name) for name in dict.fromkeys(models)]
+    files = _checkpoints(checkpoint, [card.id for card in cards], list(models), settings)
+    part = parse_shard(shard) if shard else None
+    data = load_dataset(dataset, root=root, settings=settings)
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise MissingExtra(
+            "Extraction needs torch.",
+            "It is not installed; everything after the extraction works without it.",
+            'Type: python -m pip install "fmcache[extract]"',
+        ) from None
+    from fmcache.extract.run import extract
+
+    place = _device(device, torch)
+    options = ExtractOptions(
+        device=place,
+        autocast=_autocast(autocast, place, torch),
+        dtype=dtype,
+        decode=decode,
+        executor=executor,
+        workers=workers or os.cpu_count() or 1,
+        batch=batch or BATCH[place.partition(":")[0]],
+        shard=part,
+        max_reject=max_reject,
+        retry_rejected=retry_rejected,
+        dry_run=dry_run,
+    )
+    loaded = []
+    for card in cards:
+        progress.note(f"Loading {card.id} …")
+        loaded.append(
+            load_model(
+                card,
+                checkpoint=files.get(card.id),
+                pool=pool or settings.models.get(card.id, {}).get("pool"),
+                device=place,
+                preprocess=preprocess,
+            )
+        )
+        progress.note(f"{card.id}: weights {loaded[-1].weights_sha256[:12]} from {loaded[-1].source}")
+    return extract(loaded, data, open_cache(cache, create=True), options, progress)
+
+
+def _checkpoints(
+    given: Sequence[str], ids: Sequence[str], names: Sequence[str], settings: Settings
+) -> Mapping[str, Path]:
+    """Checkpoint by model id: ``--checkpoint FILE`` for one model, ``MODEL=FILE`` for several, else fmcache.toml."""
+    files = {
+        name: Path(values["checkpoint"]) for name, values in settings.models.items() if "checkpoint" in values
+    }
+    for text in given:
+        name, equals, file = text.partition("=")
+        if equals and (name in ids or name in names):
+            files[ids[list(dict.fromkeys(names)).index(name)] if name in names else name] = Path(file)
+        elif len(ids) == 1:
+            files[ids[0]] = Path(text)
+        else:
+            raise UsageError(
+                f"--checkpoint {text} does not say for which model.",
+                f"The models are {', '.join(ids)}.",
+                f"Type: --checkpoint {ids[0]}=FILE",
+            )
+    return files
+
+
+def _device(name: str, torch: Any) -> str:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    known = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if kind not in known:
+        raise UsageError(
+            f"There is no device {name!r}.", f"There are {', '.join(known)}.", "Type: --device auto"
+        )
+    if not known[kind] or (kind == "cuda" and number and int(number) >= torch.cuda.device_count()):
+        raise UsageError(f"This machine has no {name}.", "torch does not see it.", "Type: --device cpu")
+    return name
+
+
+def _autocast(name: str, device: str, torch: Any) -> str:
+    """``auto``: fp32 on a CPU, bf16 on a CUDA device that has it (fp16 where it does not), fp16 on mps."""
+    if name != "auto":
+        return name
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return "fp16" if device == "mps" else "fp32"
