@@ -1,0 +1,277 @@
+"""One self-contained HTML file of all results: no script, no network, no ids, no small cells."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import hashlib
+import os
+import shlex
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+import jinja2
+import polars as pl
+from markupsafe import Markup
+
+from fmcache.analyze.report import figures, sentences, series, tables
+from fmcache.analyze.report.provenance import facts, provenance
+from fmcache.analyze.report.views import Attribute, View, views
+from fmcache.analyze.report.wording import clean, printed, spoken
+from fmcache.errors import MissingEntry, UsageError
+from fmcache.store.durable import storage_errors
+
+TITLE = "Fairness report"
+
+
+class RunLike(Protocol):
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def info(self) -> Mapping[str, Any]: ...
+    def predictions(self) -> pl.DataFrame: ...
+
+
+class CacheLike(Protocol):
+    """What the report reads of a cache."""
+
+    def runs(self) -> Sequence[RunLike]: ...
+    def results(self) -> pl.DataFrame: ...
+
+
+@dataclass(frozen=True)
+class Block:
+    """One attribute of one view, ready to print."""
+
+    name: str
+    identity: str
+    finding: sentences.Finding
+    groups: tables.Table
+    disparities: tables.Table
+    figures: Sequence[Markup]
+    remarks: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One view, ready to print."""
+
+    identity: str
+    view: View
+    lead: str
+    facts: Sequence[tuple[str, str]]
+    blocks: Sequence[Block]
+    provenance: Sequence[tuple[str, str]]
+    command: str
+
+
+def build_report(
+    cache: CacheLike,
+    out: Path,
+    runs: Sequence[str] | None = None,
+    title: str | None = None,
+    min_cell: int = 11,
+    extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the report of the runs and their stored results; the same cache gives the same bytes.
+
+    Parameters
+    ----------
+    out : the HTML file; replaced by one rename, so that a reader never sees half of it.
+    runs : run ids or their first characters; default: every run that has results.
+    min_cell : groups with 1 to min_cell - 1 images, patients, positives or negatives are hidden, with those from which
+        they could be worked out; 1 shows everything.
+    extra : ``truth`` (see `tables.truth_table`) and ``notes``, a list of sentences.
+
+    Raises
+    ------
+    MissingEntry : no runs, no such run, or no results yet. UsageError : min_cell below 1.
+    """
+    if min_cell < 1:
+        raise UsageError(
+            f"min_cell is {min_cell}.", "The smallest is 1: nothing is hidden.", "Type: --min-cell 11"
+        )
+    html = render(cache, runs=runs, title=title, min_cell=min_cell, extra=extra)
+    write_text(Path(out), html)
+    return Path(out)
+
+
+def render(
+    cache: CacheLike,
+    runs: Sequence[str] | None = None,
+    title: str | None = None,
+    min_cell: int = 11,
+    extra: Mapping[str, Any] | None = None,
+) -> str:
+    """The report's text; see `build_report`."""
+    extra = extra or {}
+    results = cache.results()
+    chosen, without = _choose(cache.runs(), results, runs)
+    found = []
+    sections: list[Section] = []
+    for run in chosen:
+        of_run = views(results, run.run_id, run.info, min_cell)
+        predictions = run.predictions()
+        found += of_run
+        for view in of_run:
+            sections.append(_section(cache, f"v{len(sections) + 1}", view, predictions, min_cell))
+    css = _resource("report.css")
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_resource),
+        autoescape=True,
+        finalize=printed,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        title=title or TITLE,
+        css=Markup(css),
+        css_digest=base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
+        sections=sections,
+        verdicts=sentences.VERDICTS,
+        truth=tables.truth_table(extra["truth"], found) if extra.get("truth") else None,
+        notes=list(extra.get("notes") or ()),
+        without=len(without),
+        min_cell=min_cell,
+        models=_names(view.text("model") for view in found),
+        datasets=_names(view.text("dataset") for view in found),
+        several=len(sections) > 1,
+    )
+
+
+def _resource(name: str) -> str:
+    return (resources.files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _names(names: Iterable[str]) -> list[str]:
+    return sorted({name for name in names if name})
+
+
+def _choose(
+    available: Sequence[RunLike], results: pl.DataFrame, asked: Sequence[str] | None
+) -> tuple[list[RunLike], list[RunLike]]:
+    """The runs to report, in reading order, and those that have no results yet."""
+    if not available:
+        raise MissingEntry(
+            "The cache holds no runs to report on.", "A probe or an audit makes one.", "Type: fmcache probe"
+        )
+    if asked:
+        available = [_named(name, available) for name in dict.fromkeys(asked)]
+    evaluated = set(results["run_id"].unique())
+    ready = [run for run in available if run.run_id in evaluated]
+    without = [run for run in available if run.run_id not in evaluated]
+    if not ready:
+        many = f"{len(available)} runs are" if len(available) > 1 else f"The run {available[0].run_id} is"
+        raise MissingEntry(
+            "There are no results to report on.", f"{many} there, not evaluated yet.", "Type: fmcache metrics"
+        )
+    ready.sort(
+        key=lambda run: [
+            *(str(run.info.get(k, "")) for k in ("dataset", "model", "usage", "method")),
+            run.run_id,
+        ]
+    )
+    return ready, without
+
+
+def _named(name: str, available: Sequence[RunLike]) -> RunLike:
+    fitting = [run for run in available if name and run.run_id.startswith(name)]
+    if len(fitting) == 1:
+        return fitting[0]
+    ids = [run.run_id for run in available]
+    near = difflib.get_close_matches(name, ids, n=3) or ids[:3]
+    what = f"{len(fitting)} runs begin with {clean(name)}." if fitting else f"There is no run {clean(name)}."
+    raise MissingEntry(
+        what,
+        f"Did you mean {' or '.join(near)}?",
+        'Type: fmcache sql "SELECT run_id, model, dataset FROM runs"',
+    )
+
+
+def _section(cache: CacheLike, identity: str, view: View, predictions: pl.DataFrame, floor: int) -> Section:
+    rows = series.of_view(predictions, view)
+    whole = series.whole_roc(rows)
+    return Section(
+        identity=identity,
+        view=view,
+        lead=sentences.lead(view),
+        facts=facts(cache, view, predictions, floor),
+        blocks=[
+            _block(f"{identity}-{i + 1}", view, attribute, rows, whole, floor)
+            for i, attribute in enumerate(view.attributes)
+        ],
+        provenance=provenance(cache, view),
+        command=_command(view),
+    )
+
+
+def _block(
+    identity: str, view: View, attribute: Attribute, rows: pl.DataFrame, whole: Any, floor: int
+) -> Block:
+    name = spoken(attribute.name)
+    drawn: list[Markup] = []
+    remarks = []
+    curves = series.all_series(rows, view, attribute, floor)
+    slots = series.slots(view, attribute)
+    if attribute.shown:
+        drawn.append(
+            figures.forest(attribute.shown, slots, view.overall, f"AUC by {name}", f"{identity}-forest")
+        )
+    if curves:
+        drawn.append(figures.roc_figure(curves, f"ROC curves by {name}", f"{identity}-roc", whole))
+    calibrated = [one for one in curves if one.bins]
+    if calibrated:
+        drawn.append(figures.calibration_figure(calibrated, f"Calibration by {name}", f"{identity}-cal"))
+    elif curves:
+        remarks.append("No calibration curve: the score is a decision or not a probability.")
+    if attribute.shown and not curves:
+        remarks.append("No curves: the stored predictions do not hold this attribute's groups.")
+    if len(attribute.shown) > figures.SERIES:
+        remarks.append(f"Curves are drawn for the {figures.SERIES} largest groups.")
+    return Block(
+        name=name,
+        identity=identity,
+        finding=sentences.finding(view, attribute),
+        groups=tables.group_table(view, attribute, floor),
+        disparities=tables.disparity_table(attribute),
+        figures=drawn,
+        remarks=remarks,
+    )
+
+
+def _command(view: View) -> str:
+    def quoted(text: str) -> str:
+        return "'" + clean(text).replace("'", "''") + "'"
+
+    sql = (
+        'SELECT attribute, "group", metric, disparity, value, ci_low, ci_high, n FROM metrics '
+        f"WHERE run_id = {quoted(view.run_id)} AND label = {quoted(view.label)} AND split = {quoted(view.split)} "
+        'ORDER BY attribute, "group", metric'
+    )
+    return f"fmcache sql {shlex.quote(sql)}"
+
+
+def write_text(out: Path, text: str) -> None:
+    """Write beside `out`, make it durable, rename: absent, old or complete, never partial."""
+    out = out.absolute()
+    work = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with storage_errors("writing the report", out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with work.open("xb") as file:
+                file.write(text.encode("utf-8"))
+                file.flush()
+                os.fsync(file.fileno())
+            work.replace(out)
+        finally:
+            work.unlink(missing_ok=True)
+        descriptor = os.open(out.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

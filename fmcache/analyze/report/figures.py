@@ -1,0 +1,198 @@
+"""Three figures of one attribute as inline SVG: AUC with intervals, ROC curves, calibration.
+
+Each is 360 units wide, so that its letters keep their size from a phone to a printed page.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+from numpy import ndarray
+
+from fmcache.analyze.report.curves import Bin
+from fmcache.analyze.report.svg import DASHES, Scale, element, figure, label, line, mark, polyline
+from fmcache.analyze.report.views import Group, Number
+from fmcache.analyze.report.wording import DASH, count, decimal, interval, spoken
+from fmcache.shapes import Float
+
+WIDTH = 360
+SERIES = 6  # curves in one figure; more cannot be told apart
+_LEFT, _RIGHT, _TOP, _PLOT = 44, 348, 12, 292
+
+
+@dataclass(frozen=True)
+class Series:
+    """One group's curves; `slot` fixes its colour, dash and marker in all figures of an attribute."""
+
+    slot: int
+    group: Group
+    roc: Float[ndarray, "2 k"]
+    bins: Sequence[Bin]
+
+
+def short_name(name: str, longest: int = 26) -> str:
+    name = spoken(name)
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def forest(
+    groups: Sequence[Group], slots: dict[str, int], overall: Group, title: str, identity: str
+) -> Markup:
+    """AUC of each group with its interval, beside the overall line; two lines a group, so names stay readable."""
+    whole = overall.numbers.get("auc", Number())
+    numbers = [group.numbers.get("auc", Number()) for group in groups]
+    lows = [x for n in (*numbers, whole) for x in (n.low, n.value) if math.isfinite(x)]
+    low = min(0.9, math.floor(10 * min(lows, default=0.5)) / 10)
+    x = Scale(low, 1.0, 14, _RIGHT)
+    step, top = 46, 34
+    bottom = top + step * len(groups)
+    parts = []
+    for tick in np.arange(round(low * 10), 11, 2 if low < 0.5 else 1) / 10:
+        parts.append(line(x(tick), top - 8, x(tick), bottom, "grid"))
+        parts.append(label(x(tick), bottom + 18, f"{tick:.1f}", "tick", "middle"))
+    if low < 0.5:
+        parts.append(line(x(0.5), top - 8, x(0.5), bottom, "axis"))
+    if math.isfinite(whole.low) and math.isfinite(whole.high):
+        parts.append(
+            element("rect", x=x(whole.low), y=top - 8, width=x(whole.high) - x(whole.low),
+                    height=bottom - top + 8, class_="band")
+        )  # fmt: skip
+    if whole.known:
+        parts.append(line(x(whole.value), top - 8, x(whole.value), bottom, "whole", stroke_dasharray="5 4"))
+        room = 40 + 14 < x(whole.value) < WIDTH - 56
+        anchor, at = ("middle", x(whole.value)) if room else ("end", float(_RIGHT))
+        parts.append(label(at, 16, f"overall {decimal(whole.value)}", "tick strong", anchor))
+    told = []
+    for i, (group, number) in enumerate(zip(groups, numbers, strict=True)):
+        y = top + step * i
+        known = (
+            f"{decimal(number.value)} {'(' + interval(number.low, number.high) + ')' if number.known else ''}"
+        )
+        parts.append(label(14, y + 14, short_name(group.name, 22), "name"))
+        parts.append(label(_RIGHT, y + 14, known.strip(), "value", "end"))
+        told.append(f"{group.name} {known.strip()}")
+        if not number.known:
+            continue
+        slot = slots.get(group.name, 0)
+        if math.isfinite(number.low) and math.isfinite(number.high):
+            parts.append(line(x(number.low), y + 30, x(number.high), y + 30, f"whisker s{slot}"))
+            ends = (number.low, number.high)
+            parts += [line(x(end), y + 25, x(end), y + 35, f"whisker s{slot}") for end in ends]
+        parts.append(mark(slot, x(number.value), y + 30, f"mark s{slot}", 5.5, f"{group.name}: {known}"))
+    parts.append(line(14, bottom, _RIGHT, bottom, "axis"))
+    parts.append(label((14 + _RIGHT) / 2, bottom + 38, "AUC with interval", "tick", "middle"))
+    description = f"Overall {decimal(whole.value)}. " + "; ".join(told) + "."
+    return figure(WIDTH, bottom + 46, title, description, identity, *parts)
+
+
+def roc_figure(
+    series: Sequence[Series], title: str, identity: str, whole: Float[ndarray, "2 k"] | None = None
+) -> Markup:
+    """ROC curve of each group with its operating point."""
+    x, y = Scale(0, 1, _LEFT, _RIGHT), Scale(0, 1, _TOP + _PLOT, _TOP)
+    parts = [*_frame(x, y, "False alarms (FPR)", "Sensitivity (TPR)")]
+    if whole is not None and whole.size:
+        parts.append(polyline(((x(a), y(b)) for a, b in whole.T), "curve whole"))
+    told = []
+    points = []
+    for one in series:
+        if one.roc.size:
+            parts.append(
+                polyline(((x(a), y(b)) for a, b in one.roc.T), f"curve s{one.slot}", DASHES[one.slot])
+            )
+        fpr, tpr = (one.group.numbers.get(name, Number()).value for name in ("fpr", "tpr"))
+        words = f"{one.group.name}: sensitivity {decimal(tpr)}, false alarms {decimal(fpr)}"
+        told.append(words)
+        if math.isfinite(fpr) and math.isfinite(tpr):
+            points.append(mark(one.slot, x(fpr), y(tpr), f"mark point s{one.slot}", 5.5, words))
+    parts += points
+    key, bottom = _key(series, _TOP + _PLOT + 56, ["AUC " + decimal(_auc(one)) for one in series])
+    description = "Markers are the operating point. " + "; ".join(told) + "."
+    return figure(WIDTH, bottom, title, description, identity, *parts, *key)
+
+
+def calibration_figure(series: Sequence[Series], title: str, identity: str) -> Markup:
+    """Observed share against predicted probability by bin, and below how many images each bin holds."""
+    plot = _PLOT - 64
+    x, y = Scale(0, 1, _LEFT, _RIGHT), Scale(0, 1, _TOP + plot, _TOP)
+    base = _TOP + _PLOT
+    highest = max((b.n for one in series for b in one.bins), default=1)
+    bar = Scale(0, highest, 0, 40)
+    parts = [*_frame(x, y, "", "Observed share", ticks_below=False)]
+    width = 26 / max(len(series), 2)
+    told = []
+    for place, one in enumerate(series):
+        shift = (place - (len(series) - 1) / 2) * width
+        parts.append(
+            polyline(
+                ((x(b.predicted), y(b.observed)) for b in one.bins), f"curve s{one.slot}", DASHES[one.slot]
+            )
+        )
+        for b in one.bins:
+            words = (
+                f"{one.group.name}, scores {b.low:.1f}{DASH}{b.high:.1f}: {count(b.n)} images, "
+                f"predicted {b.predicted:.2f}, observed {b.observed:.2f}"
+            )
+            parts.append(mark(one.slot, x(b.predicted), y(b.observed), f"mark s{one.slot}", 4, words))
+            middle = x((b.low + b.high) / 2) + shift
+            parts.append(
+                element("rect", element("title", words), x=middle - width / 2 + 0.5, y=base - bar(b.n),
+                        width=width - 1, height=bar(b.n), class_=f"bar s{one.slot}")
+            )  # fmt: skip
+        told.append(
+            f"{one.group.name}: "
+            + ", ".join(f"{b.predicted:.2f}→{b.observed:.2f} (n {b.n})" for b in one.bins)
+        )
+    parts.append(line(_LEFT, base, _RIGHT, base, "axis"))
+    parts.append(label(_LEFT - 6, base - 36, count(highest), "tick", "end"))
+    parts.append(label(_LEFT - 6, base, "0", "tick", "end"))
+    parts.append(label(_LEFT + 4, base - 44, "images a bin", "tick"))
+    parts += _ticks(x, base)
+    parts.append(label((_LEFT + _RIGHT) / 2, base + 36, "Predicted probability", "tick", "middle"))
+    key, bottom = _key(series, base + 56, ["ECE " + decimal(_ece(one)) for one in series])
+    description = "Predicted to observed by bin. " + "; ".join(told) + "."
+    return figure(WIDTH, bottom, title, description, identity, *parts, *key)
+
+
+def _auc(one: Series) -> float:
+    return one.group.numbers.get("auc", Number()).value
+
+
+def _ece(one: Series) -> float:
+    return one.group.numbers.get("ece", Number()).value
+
+
+def _frame(x: Scale, y: Scale, below: str, beside: str, ticks_below: bool = True) -> list[Markup]:
+    parts = []
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        parts.append(line(x.start, y(tick), x.stop, y(tick), "grid"))
+        parts.append(line(x(tick), y.start, x(tick), y.stop, "grid"))
+        parts.append(label(x.start - 6, y(tick) + 4, f"{tick:g}", "tick", "end"))
+    if ticks_below:
+        parts += _ticks(x, y.start)
+        parts.append(label((x.start + x.stop) / 2, y.start + 36, below, "tick", "middle"))
+    parts.append(line(x(0), y(0), x(1), y(1), "diagonal"))
+    parts.append(line(x.start, y.start, x.stop, y.start, "axis"))
+    parts.append(line(x.start, y.start, x.start, y.stop, "axis"))
+    middle = (y.start + y.stop) / 2
+    parts.append(label(10, middle, beside, "tick", "middle", transform=f"rotate(-90 10 {middle:.0f})"))
+    return parts
+
+
+def _ticks(x: Scale, base: float) -> list[Markup]:
+    return [label(x(tick), base + 18, f"{tick:g}", "tick", "middle") for tick in (0, 0.25, 0.5, 0.75, 1)]
+
+
+def _key(series: Sequence[Series], top: float, values: Sequence[str]) -> tuple[list[Markup], float]:
+    parts = []
+    for i, (one, value) in enumerate(zip(series, values, strict=True)):
+        y = top + 22 * i
+        parts.append(line(_LEFT, y, _LEFT + 34, y, f"curve s{one.slot}", stroke_dasharray=DASHES[one.slot]))
+        parts.append(mark(one.slot, _LEFT + 17, y, f"mark s{one.slot}"))
+        parts.append(label(_LEFT + 44, y + 4, short_name(one.group.name), "name"))
+        parts.append(label(_RIGHT, y + 4, value, "value", "end"))
+    return parts, top + 22 * len(series) - 6

@@ -1,0 +1,251 @@
+"""The results table, turned into what one section of the report shows. Suppression is applied here, once.
+
+A view is one run × label × split. Nothing behind a hidden group leaves this module: its counts and metrics are not in
+the view, so that no template or figure can print them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import polars as pl
+
+from fmcache.analyze.groups import UNKNOWN
+from fmcache.analyze.report.suppression import Cell, Place, Why, suppress
+
+GROUP_METRICS = ("auc", "tpr", "fpr", "ece")
+# rows that hold what a gap would be without any true difference, and its p-value
+NULL_GAP, P_VALUE = "gap_null", "gap_p"
+NAMED_HIDDEN = (
+    8  # more hidden groups than this are counted, not named: many tiny groups can be as good as an id
+)
+COMPONENTS = {"eqodds": ("tpr", "fpr"), "eqopp": ("tpr",), "dp": ("selection_rate",)}
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Number:
+    """A value with its interval; NaN with a reason when undefined, NaN and `hidden` when withheld."""
+
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    reason: str = ""
+    hidden: bool = False
+
+    @property
+    def known(self) -> bool:
+        return math.isfinite(self.value)
+
+
+HIDDEN = Number(hidden=True)
+
+
+@dataclass(frozen=True)
+class Group:
+    """One row of the table of groups; a hidden one has no counts and no numbers."""
+
+    name: str
+    n: int | None
+    n_pos: int | None
+    n_patients: int | None
+    numbers: Mapping[str, Number]
+    why: Why | None = None
+
+    @property
+    def prevalence(self) -> Number:
+        if "prevalence" in self.numbers:
+            return self.numbers["prevalence"]
+        if self.n and self.n_pos is not None:
+            return Number(self.n_pos / self.n)
+        return Number(reason="no image with a known label")
+
+
+@dataclass(frozen=True)
+class Disparities:
+    """One metric's spread over the groups of an attribute."""
+
+    metric: str
+    numbers: Mapping[str, Number]  # gap, ratio, worst, std, es
+    null: float
+    p: float
+
+    @property
+    def gap(self) -> Number:
+        return self.numbers.get("gap", Number())
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """The groups of one attribute or intersection, and their disparities."""
+
+    name: str
+    groups: Sequence[Group]
+    disparities: Sequence[Disparities]
+    unnamed: int = 0  # hidden groups that are not even named
+
+    @property
+    def hidden(self) -> int:
+        return sum(group.why is not None for group in self.groups) + self.unnamed
+
+    @property
+    def shown(self) -> list[Group]:
+        return [group for group in self.groups if group.why is None]
+
+
+@dataclass(frozen=True)
+class View:
+    """One run × label × split."""
+
+    run_id: str
+    info: Mapping[str, Any]
+    label: str
+    split: str
+    seed: int | None
+    seeds: Sequence[int]
+    definition: str
+    other_definitions: Sequence[str]
+    overall: Group
+    attributes: Sequence[Attribute]
+    threshold: float
+    policy: str
+    level: float
+    hidden: Mapping[Place, Why] = field(default_factory=dict)
+
+    def text(self, key: str) -> str:
+        return str(self.info.get(key) or "")
+
+    @property
+    def what(self) -> str:
+        """The one line that tells this view from the others."""
+        return " · ".join(part for part in (self.text("model"), self.text("dataset"), self.label) if part)
+
+
+def views(results: pl.DataFrame, run_id: str, info: Mapping[str, Any], floor: int) -> list[View]:
+    """All views of one run, by label and split.
+
+    Parameters
+    ----------
+    results : RESULT_COLUMNS, of any runs.
+    floor : see `suppression.suppress`.
+    """
+    mine = results.filter(pl.col("run_id") == run_id)
+    return [
+        _view(mine.filter((pl.col("label") == label) & (pl.col("split") == split)), run_id, info, floor)
+        for label, split in mine.select("label", "split").unique().sort("label", "split").iter_rows()
+    ]
+
+
+def _view(table: pl.DataFrame, run_id: str, info: Mapping[str, Any], floor: int) -> View:
+    definitions = sorted(
+        table["definition"].drop_nulls().unique(), key=lambda name: (name != "fmcache", name)
+    )
+    definition = definitions[0] if definitions else ""
+    seeds = sorted(table["seed"].drop_nulls().unique())
+    rows = list(
+        table.filter(
+            (pl.col("definition").fill_null("") == definition)
+            & (pl.lit(not seeds) | (pl.col("seed") == (seeds[0] if seeds else 0)))
+        ).iter_rows(named=True)
+    )
+    policies = list(dict.fromkeys(row["threshold_policy"] for row in rows if row["threshold_policy"]))
+    policy = policies[0] if policies else ""
+    rows = [row for row in rows if not row["threshold_policy"] or row["threshold_policy"] == policy]
+    by_group = _by_group(rows)
+    overall = by_group.pop(("", "overall"), [])
+    total = _cell("", "overall", overall)
+    cells = [_cell(attribute, group, of) for (attribute, group), of in by_group.items()]
+    hidden = suppress(total, cells, floor)
+    names = list(dict.fromkeys(row["attribute"] for row in rows if row["attribute"]))
+    names.sort(key=lambda name: name.count("*"))
+    attributes = [_attribute(name, rows, by_group, hidden) for name in names]
+    thresholds = [row["threshold"] for row in rows if _finite(row["threshold"])]
+    return View(
+        run_id=run_id,
+        info=info,
+        label=rows[0]["label"],
+        split=rows[0]["split"],
+        seed=seeds[0] if seeds else None,
+        seeds=seeds,
+        definition=definition,
+        other_definitions=definitions[1:],
+        overall=_group("overall", overall, hidden.get(total.place)),
+        attributes=attributes,
+        threshold=thresholds[0] if thresholds else math.nan,
+        policy=policy,
+        level=next((row["ci_level"] for row in rows if _finite(row["ci_level"])), math.nan),
+        hidden=hidden,
+    )
+
+
+def _by_group(rows: Iterable[Row]) -> dict[Place, list[Row]]:
+    found: dict[Place, list[Row]] = {}
+    for row in rows:
+        if not row["disparity"] and row["group"]:
+            found.setdefault((row["attribute"] or "", row["group"]), []).append(row)
+    return found
+
+
+def _cell(attribute: str, group: str, rows: Sequence[Row]) -> Cell:
+    return Cell(attribute, group, *(_largest(rows, key) for key in ("n", "n_pos", "n_patients")))
+
+
+def _largest(rows: Iterable[Row], key: str) -> int | None:
+    return max((row[key] for row in rows if row[key] is not None), default=None)
+
+
+def _finite(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _number(row: Row) -> Number:
+    value, low, high = (
+        row[key] if row[key] is not None else math.nan for key in ("value", "ci_low", "ci_high")
+    )
+    reason = row["reason"] or ("" if math.isfinite(value) else "undefined; no reason was recorded")
+    return Number(value, low, high, reason)
+
+
+def _group(name: str, rows: Sequence[Row], why: Why | None) -> Group:
+    if why is not None:
+        return Group(name, None, None, None, {}, why)
+    n, n_pos, n_patients = (_largest(rows, key) for key in ("n", "n_pos", "n_patients"))
+    return Group(name, n, n_pos, n_patients, {row["metric"]: _number(row) for row in rows})
+
+
+def _attribute(
+    name: str, rows: Sequence[Row], by_group: Mapping[Place, list[Row]], hidden: Mapping[Place, Why]
+) -> Attribute:
+    places = [place for place in by_group if place[0] == name]
+    groups = [_group(group, by_group[place], hidden.get(place)) for place in places for group in place[1:]]
+    groups.sort(key=lambda group: group.name == UNKNOWN)
+    disparities = _disparities([row for row in rows if row["attribute"] == name and row["disparity"]])
+    small = [by_group[p] for p in places if hidden.get(p) == "small" and p[1] != UNKNOWN]
+    disparities = [_withhold(one, small) for one in disparities]
+    covered = [group for group in groups if group.why is not None]
+    if len(covered) > NAMED_HIDDEN:
+        groups = [group for group in groups if group.why is None]
+        return Attribute(name, groups, disparities, unnamed=len(covered))
+    return Attribute(name, groups, disparities)
+
+
+def _disparities(rows: Sequence[Row]) -> list[Disparities]:
+    found = []
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        of = {row["disparity"]: row for row in rows if row["metric"] == metric}
+        numbers = {name: _number(row) for name, row in of.items()}
+        null, p = (numbers.pop(name, Number()).value for name in (NULL_GAP, P_VALUE))
+        found.append(Disparities(metric, numbers, null, p))
+    return found
+
+
+def _withhold(one: Disparities, small: Sequence[Sequence[Row]]) -> Disparities:
+    """Withhold a spread that a small group's number went into: beside the shown groups it would give it away."""
+    parts = COMPONENTS.get(one.metric, (one.metric,))
+    used = any(row["metric"] in parts and _finite(row["value"]) for rows in small for row in rows)
+    if not used:
+        return one
+    return replace(one, numbers=dict.fromkeys(one.numbers, HIDDEN), null=math.nan, p=math.nan)
