@@ -1,0 +1,100 @@
+"""``fmcache metrics``: evaluate every run of a cache and publish its results beside it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+import polars as pl
+
+from fmcache.analyze.evaluate import evaluate
+from fmcache.analyze.groups import attribute_names
+from fmcache.errors import MissingEntry, UsageError
+from fmcache.progress import Progress, Silent
+from fmcache.store.cache import Cache
+from fmcache.store.runs import Run
+from fmcache.store.schema import ATTRIBUTE
+
+
+def run_metrics(
+    cache: Cache,
+    *,
+    models: list[str] | None = None,
+    datasets: list[str] | None = None,
+    by: Sequence[str] | None = None,
+    threshold_policy: str = "youden",
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> pl.DataFrame:
+    """Results (RESULT_COLUMNS) of the chosen runs, all runs by default; each run's are published in the cache.
+
+    A run that was audited from a table keeps the threshold policy of its audit: it may have no validation rows.
+    An attribute of `by` that a run's dataset lacks is left out for that run; one that no run has is an error.
+
+    Raises
+    ------
+    MissingEntry : no run, or none of the named models and datasets.
+    UsageError : see `evaluate`.
+    """
+    progress = progress or Silent()
+    runs = _chosen(cache.runs(), models, datasets)
+    progress.start("metrics", len(runs), "runs")
+    tables: list[pl.DataFrame] = []
+    used: set[str] = set()
+    for run in runs:
+        predictions = run.predictions()
+        mine = _present(predictions, by)
+        used.update(mine or [])
+        name = f"{run.info.get('model')} / {run.info.get('dataset')}"
+        if by is not None and (absent := [one for one in by if one not in (mine or [])]):
+            progress.note(f"{name} has no {', '.join(absent)}.")
+        policy = str(run.info.get("threshold_policy") or threshold_policy)
+        outcome = evaluate(
+            predictions, by=mine, threshold_policy=policy, draws=draws, level=level, seed=seed,
+            info={**run.info, "run_id": run.run_id},
+        )  # fmt: skip
+        cache.publish_results(run.run_id, outcome.results)
+        for finding in outcome.findings:
+            progress.note(f"{finding.severity}: {name}: {finding.text}")
+        tables.append(outcome.results)
+        progress.advance(1, name)
+    if by and not used:
+        raise UsageError(f"No run has the attributes {', '.join(by)}.", _attributes(runs))
+    return pl.concat(tables)
+
+
+def _chosen(runs: list[Run], models: list[str] | None, datasets: list[str] | None) -> list[Run]:
+    if not runs:
+        raise MissingEntry("The cache holds no runs.", "", "Type: fmcache probe lp")
+    for field, wanted in (("model", models), ("dataset", datasets)):
+        known = sorted({str(run.info.get(field)) for run in runs})
+        for name in wanted or ():
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                raise MissingEntry(
+                    f"No run is of the {field} {name}.",
+                    f"Runs are of: {', '.join(known)}.",
+                    f"Did you mean {close[0]}?" if close else "Type: fmcache probe lp",
+                )
+        runs = [run for run in runs if not wanted or str(run.info.get(field)) in wanted]
+    if not runs:
+        raise MissingEntry("No run is of this model and this dataset.", "", "Type: fmcache probe lp")
+    return runs
+
+
+def _present(predictions: pl.DataFrame, by: Sequence[str] | None) -> list[str] | None:
+    """Those of `by` whose attributes the run has."""
+    if by is None:
+        return None
+    columns = {name.removeprefix(ATTRIBUTE) for name in predictions.columns if name.startswith(ATTRIBUTE)}
+    columns |= set(attribute_names(predictions))
+    return [
+        one for one in by if all(part.strip().removeprefix(ATTRIBUTE) in columns for part in one.split("*"))
+    ]
+
+
+def _attributes(runs: list[Run]) -> str:
+    names = {name for run in runs for name in run.info.get("attributes", [])}
+    return f"Attributes of the runs: {', '.join(sorted(map(str, names))) or 'none'}."
