@@ -216,6 +216,7 @@ def _embed_group(
                 batch = tuple(units[first : min(first + options.batch, stop)])
                 yield from split_tasks(Task(dataset.root, batch, dataset.reader, geometries, target), TASK)
 
+    failed = 0
     ahead = max(2 * options.workers, -(-2 * options.batch // TASK))
     decoded = executor.map(tasks(), ahead)
     with ThreadPoolExecutor(1) as writer_thread:
@@ -226,6 +227,8 @@ def _embed_group(
                 active, units, bounds[index], geometries, decoded, options, progress, stopping
             )
             _wait(writing, active)
+            failed += len(arrays[0][1])
+            _refuse_too_many(failed, len(units), options)
             for job, (array, rejected) in zip(active, arrays, strict=True):
                 if options.decode == "scaled" and "decode_scaled" not in job.facts:
                     job.facts["decode_scaled"] = _compare_decoding(
@@ -337,10 +340,11 @@ def _provenance(job: _Job, options: ExtractOptions, energy: Energy) -> dict[str,
 
 def _refuse_too_many(rejected: int, inputs: int, options: ExtractOptions) -> None:
     if rejected > max(options.max_reject * inputs, REJECTS_ALWAYS_ALLOWED):
+        limit = f"{options.max_reject:.1%} (and more than {REJECTS_ALWAYS_ALLOWED})"
         raise RejectedInputs(
-            f"{rejected:,} of {inputs:,} inputs cannot be read.",
-            f"More than {options.max_reject:.1%} (and more than {REJECTS_ALWAYS_ALLOWED}) usually means a wrong --root.",
-            "Mend the root, or accept it: --max-reject 1",
+            f"{rejected:,} of {inputs:,} inputs cannot be used.",
+            f"More than {limit} usually means a wrong --root or a missing plug-in; finished blocks are kept.",
+            "Look at one of the files, mend it, or accept it: --max-reject 1",
         )
 
 

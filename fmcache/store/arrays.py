@@ -1,8 +1,7 @@
 """The arrays of a segment: plain Zarr v3, one chunk file a block, written and read whole.
 
-zarr-python writes the metadata; the chunk files, which are what costs time, are written and read here directly: their
-layout is the raw (or Blosc) bytes and the four bytes of their CRC-32C. Tests hold that zarr-python, zarrs and
-tensorstore read the very same values.
+Chunk files are written and read here directly: the raw (or Blosc) bytes, then the four bytes of their CRC-32C. Tests
+hold that zarr-python, zarrs and tensorstore read the very same values and that zarr-python writes the same metadata.
 
 Measured, 200,000 x 768 float16 on two cores: see docs/benchmarks.md.
 """
@@ -57,30 +56,24 @@ class ArrayPlan:
 
 
 def metadata(plan: ArrayPlan) -> bytes:
-    """The bytes of zarr.json, as zarr-python writes them."""
-    import asyncio
-
-    import zarr
-    from zarr.codecs import BloscCodec, Crc32cCodec
-    from zarr.core.buffer import default_buffer_prototype
-    from zarr.storage import MemoryStore
-
-    compressors: list[Any] = [Crc32cCodec()]
+    """The bytes of zarr.json, equal to what zarr-python 3.1 writes for this array (a test compares them)."""
+    codecs: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}]
     if plan.compressed:
-        compressors.insert(0, BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=2))
-    store = MemoryStore()
-    zarr.create_array(
-        store,
-        shape=plan.shape,
-        chunks=plan.chunk_shape,
-        dtype=plan.dtype,
-        fill_value=float("nan"),
-        compressors=compressors,
-        chunk_key_encoding={"name": "default", "separator": "."},
-    )
-    document = asyncio.run(store.get("zarr.json", default_buffer_prototype()))
-    assert document is not None
-    return document.to_bytes()
+        blosc = {"typesize": np.dtype(plan.dtype).itemsize, "cname": "lz4", "clevel": 5}
+        codecs.append({"name": "blosc", "configuration": {**blosc, "shuffle": "bitshuffle", "blocksize": 0}})
+    document = {
+        "shape": list(plan.shape),
+        "data_type": plan.dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(plan.chunk_shape)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": "NaN",
+        "codecs": [*codecs, {"name": "crc32c"}],
+        "attributes": {},
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
+    }
+    return json.dumps(document, indent=2).encode()
 
 
 def parse_metadata(data: bytes) -> ArrayPlan:

@@ -28,6 +28,7 @@ from fmcache.store.tables import read_table, table_bytes
 from fmcache.store.workspace import block_rows_for, locked, open_workspace, workspace_name
 
 IDENTITY = "fmcache.json"
+_LINK = ("sample_id", "slice", "input_digest")
 VERIFY = ("crc32c", "sha256")
 
 
@@ -247,6 +248,7 @@ class Cache:
         with locked(staging / f"{name}.lock", lock):
             stored = self.stored(model, dataset, kind, key)
             units = conform(units, UNIT_COLUMNS, "units")
+            rows = conform(rows, {name: ROW_COLUMNS[name] for name in _LINK}, "rows")
             wanted = units.join(stored.units, on=["input_digest", "slice"], how="anti", maintain_order="left")
             linked = rows.join(stored.units, on=["input_digest", "slice"], how="left", maintain_order="left")
             plan = ArrayPlan(

@@ -66,6 +66,7 @@ class SegmentWriter:
         self._space, self._rows, self._head, self._segments = space, rows, head, segments
         self._already_stored = already_stored
         self._never_units: list[Rejected] = []
+        self._renamed = False
         self.units = space.units
         self.blocks = [
             Block(index, *space.plan.bounds(index), done=index in space.journal)
@@ -183,7 +184,7 @@ class SegmentWriter:
             with storage_errors("publishing a segment", self._space.path):
                 return self._publish(provenance)
         except Exception:
-            if self._already_stored(self.units):
+            if not self._renamed and self._already_stored(self.units):
                 remove_tree(self._space.path)
                 return None
             raise
@@ -248,6 +249,7 @@ class SegmentWriter:
             final = self._segments / f"{max(taken, default=-1) + 1:04d}"
             try:
                 os.rename(folder, final)
+                self._renamed = True
                 return final
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):

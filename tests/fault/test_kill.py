@@ -1,0 +1,120 @@
+"""SIGKILL, no space and I/O errors at every named point and every mutating system call; then the resume."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fault import worker
+from tests.fault.harness import BLOCKS, journaled, points, run, run_alone, run_state, state
+
+MUTATING = "rename,renameat,renameat2,fsync,fdatasync,unlink,unlinkat,rmdir,mkdir,mkdirat,link,linkat,ftruncate"
+
+
+def resume_completes(cache: Path) -> None:
+    """A second run makes it whole, and does not compute again what a journal record says is finished."""
+    finished, before = journaled(cache), state(cache)
+    done = run(cache)
+    assert done.code == 0, done.err
+    computed, reused, _ = done.counts
+    if before == "complete":
+        assert computed == 0
+    else:
+        assert (computed, reused) == (BLOCKS - finished, finished)
+    assert (state(cache), run_state(cache)) == ("complete", "complete")
+
+
+def test_every_point_is_passed(tmp_path: Path) -> None:
+    names = points(tmp_path)
+    assert state(tmp_path / "traced") == "complete"
+    assert {"block:before_fsync", "block:after_fsync", "manifest:before_rename", "publish:before_rename"} <= set(names)
+    assert len(names) > 40
+
+
+@pytest.mark.parametrize("action", ["kill", "enospc", "eio"])
+def test_a_fault_at_every_named_point(tmp_path: Path, action: str) -> None:
+    for point in points(tmp_path):
+        cache = tmp_path / "cache"
+        shutil.rmtree(cache, ignore_errors=True)
+        done = run(cache, fault=f"{action}@{point}")
+        expected = -signal.SIGKILL if action == "kill" else 4
+        assert done.code == expected, (point, done)
+        if action == "enospc":
+            assert done.err.startswith("DiskFull"), (point, done.err)
+        first = state(cache)
+        assert first in ("absent", "complete"), point
+        assert run_state(cache) in ("absent", "run", "complete")
+        if first == "absent" and action != "kill":
+            assert not list(cache.rglob("*.partial")), point
+        resume_completes(cache)
+
+
+def test_a_kill_in_the_middle_of_the_blocks_keeps_the_finished_ones(tmp_path: Path) -> None:
+    for block in range(1, BLOCKS + 1):
+        cache = tmp_path / f"cache{block}"
+        assert run(cache, fault=f"kill@block:done#{block}").code == -signal.SIGKILL
+        assert (state(cache), journaled(cache)) == ("absent", block)
+        resume_completes(cache)
+
+
+def test_a_kill_of_the_resume(tmp_path: Path) -> None:
+    names = points(tmp_path)
+    random.seed(1)
+    pairs = random.sample([(a, b) for a in names for b in names], 60)
+    for first, second in pairs:
+        cache = tmp_path / "cache"
+        shutil.rmtree(cache, ignore_errors=True)
+        assert run(cache, fault=f"kill@{first}").code == -signal.SIGKILL
+        run(cache, fault=f"kill@{second}")
+        assert state(cache) in ("absent", "complete")
+        resume_completes(cache)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed: system calls cannot be counted")
+@pytest.mark.parametrize("part", range(4))
+def test_a_kill_at_every_mutating_system_call(tmp_path: Path, part: int) -> None:
+    """Every fourth call in each of four tests, until the program survives."""
+    seen = set()
+    for call in range(1 + part, 400, 4):
+        cache = tmp_path / "cache"
+        shutil.rmtree(cache, ignore_errors=True)
+        strace = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={MUTATING}")
+        inject = ("-e", f"inject={MUTATING}:signal=SIGKILL:when={call}")
+        done = run_alone(cache, "--units", "100", "--only-extract", before=(*strace, *inject))
+        seen.add(first := state(cache, 100))
+        assert first in ("absent", "complete")
+        again = run(cache, "--units", "100", "--only-extract")
+        assert again.code == 0, again.err
+        assert state(cache, 100) == "complete"
+        if done.code == 0:
+            assert call > 20
+            assert seen == {"absent", "complete"}
+            return
+    raise AssertionError("the program never survived")
+
+
+@pytest.mark.slow
+def test_random_kills_on_the_same_cache(tmp_path: Path) -> None:
+    rng, cache, kills = random.Random(2), tmp_path / "cache", 0
+    environment = {"PYTHONPATH": str(Path(worker.__file__).parents[2])}
+    while state(cache) != "complete":
+        command = [sys.executable, worker.__file__, str(cache), "--slow", "0.05"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
+        try:
+            process.wait(0.5 + rng.random() * 0.35)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+        assert kills < 200
+        assert process.stderr is not None
+        process.stderr.close()
+    assert kills > 0
+    resume_completes(cache)
