@@ -77,4 +77,4 @@ def chance(observed: float, null: Floats) -> float:
     0.6
     """
     # equal within rounding counts as reached: float32 sums may differ in the last digit
-    return float((1 + np.sum(null >= observed - 1e-9)) / (1 + len(null)))
+    return float((1 + np.sum(null >= observed - 1e-6)) / (1 + len(null)))

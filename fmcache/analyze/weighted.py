@@ -133,8 +133,7 @@ def _part(
     high = np.searchsorted(key[negative], key[positive], "right")
     start_n = np.searchsorted(codes[negative], np.arange(groups + 1))
     start_p = np.searchsorted(codes[positive], np.arange(groups + 1))
-    # positives with the same edges in the same group are one tie block: no negative lies between them … unless their
-    # precisions differ, so equal *scores* are asked for
+    # a tie block is one score, not one pair of edges: precision changes from score to score without a negative between
     new = np.ones(len(positive), bool)
     new[1:] = np.diff(key[positive]) != 0
     first, block_of = np.flatnonzero(new), np.cumsum(new) - 1

@@ -1,10 +1,10 @@
 """One DICOM file → 8-bit frames.
 
 In this order: the header's size is checked before any pixel is decoded; the frame is decompressed (pylibjpeg's
-plug-ins); values outside the declared bits are refused; rescale or modality LUT; the reader's window, else the file's VOI
-LUT, else its first window (LINEAR, LINEAR_EXACT or SIGMOID), else the frame's own minimum and maximum become 0…255;
-MONOCHROME1 is inverted. Palette and YBR colour become RGB; 16-bit colour is divided by its declared range. Frames of one
-file are slices.
+plug-ins); values outside the declared bits are refused; rescale or modality LUT; the reader's window, else the file's
+VOI LUT, else its first window (LINEAR, LINEAR_EXACT or SIGMOID), else the frame's own minimum and maximum become 0…255;
+MONOCHROME1 is inverted. Palette and YBR colour become RGB; 16-bit colour is divided by its declared range. Frames of
+one file are slices.
 Source: DICOM PS3.3 C.7.6.3, C.11.1 and C.11.2.
 """
 

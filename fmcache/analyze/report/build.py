@@ -52,6 +52,7 @@ class Block:
     finding: sentences.Finding
     groups: tables.Table
     disparities: tables.Table
+    others: tables.Table
     figures: Sequence[Markup]
     remarks: Sequence[str]
 
@@ -239,6 +240,7 @@ def _block(
         finding=sentences.finding(view, attribute),
         groups=tables.group_table(view, attribute, floor),
         disparities=tables.disparity_table(attribute),
+        others=tables.disparity_table(attribute, main=False),
         figures=drawn,
         remarks=remarks,
     )

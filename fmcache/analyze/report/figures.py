@@ -74,7 +74,7 @@ def forest(
         )
         parts.append(label(14, y + 14, short_name(group.name, 22), "name"))
         parts.append(label(_RIGHT, y + 14, known.strip(), "value", "end"))
-        told.append(f"{group.name} {known.strip()}")
+        told.append(f"{spoken(group.name)} {known.strip()}")
         if not number.known:
             continue
         slot = slots.get(group.name, 0)
@@ -82,7 +82,9 @@ def forest(
             parts.append(line(x(number.low), y + 30, x(number.high), y + 30, f"whisker s{slot}"))
             ends = (number.low, number.high)
             parts += [line(x(end), y + 25, x(end), y + 35, f"whisker s{slot}") for end in ends]
-        parts.append(mark(slot, x(number.value), y + 30, f"mark s{slot}", 5.5, f"{group.name}: {known}"))
+        parts.append(
+            mark(slot, x(number.value), y + 30, f"mark s{slot}", 5.5, f"{spoken(group.name)}: {known}")
+        )
     parts.append(line(14, bottom, _RIGHT, bottom, "axis"))
     parts.append(label((14 + _RIGHT) / 2, bottom + 38, "AUC with interval", "tick", "middle"))
     description = f"Overall {decimal(whole.value)}. " + "; ".join(told) + "."
@@ -105,7 +107,7 @@ def roc_figure(
                 polyline(((x(a), y(b)) for a, b in one.roc.T), f"curve s{one.slot}", DASHES[one.slot])
             )
         fpr, tpr = (one.group.numbers.get(name, Number()).value for name in ("fpr", "tpr"))
-        words = f"{one.group.name}: sensitivity {decimal(tpr)}, false alarms {decimal(fpr)}"
+        words = f"{spoken(one.group.name)}: sensitivity {decimal(tpr)}, false alarms {decimal(fpr)}"
         told.append(words)
         if math.isfinite(fpr) and math.isfinite(tpr):
             points.append(mark(one.slot, x(fpr), y(tpr), f"mark point s{one.slot}", 5.5, words))
@@ -134,7 +136,7 @@ def calibration_figure(series: Sequence[Series], title: str, identity: str) -> M
         )
         for b in one.bins:
             words = (
-                f"{one.group.name}, scores {b.low:.1f}{DASH}{b.high:.1f}: {count(b.n)} images, "
+                f"{spoken(one.group.name)}, scores {b.low:.1f}{DASH}{b.high:.1f}: {count(b.n)} images, "
                 f"predicted {b.predicted:.2f}, observed {b.observed:.2f}"
             )
             parts.append(mark(one.slot, x(b.predicted), y(b.observed), f"mark s{one.slot}", 4, words))
@@ -144,7 +146,7 @@ def calibration_figure(series: Sequence[Series], title: str, identity: str) -> M
                         width=width - 1, height=bar(b.n), class_=f"bar s{one.slot}")
             )  # fmt: skip
         told.append(
-            f"{one.group.name}: "
+            f"{spoken(one.group.name)}: "
             + ", ".join(f"{b.predicted:.2f}→{b.observed:.2f} (n {b.n})" for b in one.bins)
         )
     parts.append(line(_LEFT, base, _RIGHT, base, "axis"))

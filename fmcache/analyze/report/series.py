@@ -29,9 +29,10 @@ def of_view(predictions: pl.DataFrame, view: View) -> pl.DataFrame:
 
 
 def slots(view: View, attribute: Attribute) -> dict[str, int]:
-    """group → colour, dash and marker; the largest SERIES shown groups with known labels come first."""
+    """group → colour, dash and marker, in the table's order; beyond SERIES shown groups only the largest get one."""
     ranked = sorted(attribute.shown, key=lambda group: (group.name == UNKNOWN, -(group.n or 0), group.name))
-    return {group.name: i for i, group in enumerate(ranked[:SERIES])}
+    drawn = {group.name for group in ranked[:SERIES]}
+    return {name: i for i, name in enumerate(group.name for group in attribute.shown if group.name in drawn)}
 
 
 def all_series(predictions: pl.DataFrame, view: View, attribute: Attribute, floor: int) -> list[Series]:

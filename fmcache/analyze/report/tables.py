@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fmcache.analyze.report.sentences import VERDICTS, verdict
-from fmcache.analyze.report.views import GROUP_METRICS, HIDDEN, Attribute, Group, Number, View
+from fmcache.analyze.report.views import GROUP_METRICS, HIDDEN, Attribute, Disparities, Group, Number, View
 from fmcache.analyze.report.wording import (
     DASH,
     count,
@@ -23,7 +23,7 @@ from fmcache.analyze.report.wording import (
 from fmcache.errors import UsageError
 
 SPREADS = ("ratio", "worst", "std", "skew", "es")
-_ORDER = ("auc", "tpr", "fpr", "ece", "eqodds", "eqopp", "dp", "selection_rate", "prevalence")
+MAIN = ("auc", "tpr", "fpr", "ece", "eqodds", "dp", "prevalence")  # the others come after, folded
 
 
 @dataclass(frozen=True)
@@ -113,22 +113,28 @@ def _why(why: str, floor: int) -> str:
     return "hidden, so that a smaller group cannot be worked out by subtraction"
 
 
-def disparity_table(attribute: Attribute) -> Table:
-    """One row a metric: gap with interval, what chance gives, p-value, verdict, then the other known spreads."""
+def disparity_table(attribute: Attribute, main: bool = True) -> Table:
+    """One row a metric: gap with interval, what chance gives, p-value, verdict, then the other known spreads.
+
+    `main` chooses the metrics of MAIN or all others.
+    """
     notes = Footnotes()
-    shown = [one for one in attribute.disparities if one.numbers]
-    shown.sort(
-        key=lambda one: (_ORDER.index(one.metric) if one.metric in _ORDER else len(_ORDER), one.metric)
-    )
+    shown = [one for one in attribute.disparities if one.numbers and (one.metric in MAIN) == main]
+    shown.sort(key=lambda one: (MAIN.index(one.metric) if main else 0, one.metric))
     others = [name for name in SPREADS if any(name in one.numbers for one in shown)]
     heads = ["Metric", "Gap", "By chance", "p", "Reading", *map(disparity_name, others)]
     rows = []
     for one in shown:
         cells = [entry(one.gap, notes) if "gap" in one.numbers else Entry("")]
-        cells += [Entry(decimal(one.null)), Entry(p_value(one.p)), Entry(VERDICTS[verdict(one)])]
+        cells += [Entry(decimal(one.null)), Entry(p_value(one.p)), Entry(_reading(one))]
         cells += [entry(one.numbers[name], notes) if name in one.numbers else Entry("") for name in others]
         rows.append((metric_name(one.metric), cells))
     return Table(heads, rows, notes)
+
+
+def _reading(one: Disparities) -> str:
+    told = verdict(one)
+    return DASH if told in ("open", "hidden") else VERDICTS[told]
 
 
 def truth_table(truth: Mapping[str, Any], views: Sequence[View]) -> Table:
@@ -154,11 +160,12 @@ def truth_table(truth: Mapping[str, Any], views: Sequence[View]) -> Table:
     for row in truth["rows"]:
         number = _estimate(view, row)
         value = float(row["value"])
-        covered = Entry("not known", note=notes.letter("no interval was computed"))
         if number.hidden:
             covered = Entry("hidden")
         elif math.isfinite(number.low) and math.isfinite(number.high):
             covered = Entry("yes" if number.low <= value <= number.high else "no")
+        else:
+            covered = Entry("not known", note=notes.letter("no interval was computed"))
         sure = Entry(interval(number.low, number.high) or DASH)
         estimate = entry(number, notes)
         rows.append(

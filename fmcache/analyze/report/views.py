@@ -15,6 +15,7 @@ import polars as pl
 
 from fmcache.analyze.groups import UNKNOWN
 from fmcache.analyze.report.suppression import Cell, Place, Why, suppress
+from fmcache.analyze.report.wording import LONGEST_NAME, clean
 
 GROUP_METRICS = ("auc", "tpr", "fpr", "ece")
 # rows that hold what a gap would be without any true difference, and its p-value
@@ -116,12 +117,16 @@ class View:
     hidden: Mapping[Place, Why] = field(default_factory=dict)
 
     def text(self, key: str) -> str:
-        return str(self.info.get(key) or "")
+        return clean(str(self.info.get(key) or ""), LONGEST_NAME)
 
     @property
     def what(self) -> str:
         """The one line that tells this view from the others."""
-        return " · ".join(part for part in (self.text("model"), self.text("dataset"), self.label) if part)
+        return " · ".join(
+            part
+            for part in (self.text("model"), self.text("dataset"), clean(self.label, LONGEST_NAME))
+            if part
+        )
 
 
 def views(results: pl.DataFrame, run_id: str, info: Mapping[str, Any], floor: int) -> list[View]:

@@ -10,7 +10,8 @@ from typing import Any
 from markupsafe import Markup
 
 DASH = "–"
-LONGEST = 160  # characters of one name or value
+LONGEST = 2000  # characters of one printed text
+LONGEST_NAME = 80  # of one name that comes from data
 # control, surrogate, unassigned-for-text characters, bidirectional overrides and invisible marks: they can make a
 # name read as something else, or break out of the line they are printed on
 _BIDI = {*map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A)), "\u200e", "\u200f", "\u061c"}
@@ -31,6 +32,14 @@ METRIC_NAMES = {
     "dp": "Demographic parity",
     "accuracy": "Accuracy",
     "brier": "Brier score",
+    "balanced_accuracy": "Balanced accuracy",
+    "f1": "F1",
+    "fnr": "Missed cases (FNR)",
+    "tnr": "Specificity (TNR)",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "log_loss": "Log loss",
+    "ece_adaptive": "Calibration error, equal-mass bins",
 }
 DISPARITY_NAMES = {
     "gap": "Gap",
@@ -47,14 +56,14 @@ POLICIES = {
 }
 
 
-def clean(text: str) -> str:
-    """`text` on one line without control, bidirectional and invisible characters, at most LONGEST characters."""
+def clean(text: str, longest: int = LONGEST) -> str:
+    """`text` on one line without control, bidirectional and invisible characters, at most `longest` characters."""
     kept = "".join(
         " " if character.isspace() else "" if character in _DROPPED or _hostile(character) else character
         for character in text
     )
     kept = _SPACE.sub(" ", kept).strip()
-    return kept if len(kept) <= LONGEST else kept[: LONGEST - 1] + "…"
+    return kept if len(kept) <= longest else kept[: longest - 1] + "…"
 
 
 def _hostile(character: str) -> bool:
@@ -102,7 +111,7 @@ def p_value(value: float) -> str:
 
 def spoken(name: str) -> str:
     """``sex*age_group`` → ``sex × age group``."""
-    return name.replace("_", " ").replace("*", " × ")
+    return clean(name.replace("_", " ").replace("*", " × "), LONGEST_NAME)
 
 
 def metric_name(metric: str) -> str:

@@ -1,0 +1,221 @@
+"""Changed, lost, emptied, foreign and planted files: found before any number is computed from them."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fmcache.errors import CorruptCache, FmcacheError
+from fmcache.store.cache import open_cache
+from fmcache.store.maintenance import repair, verify
+from tests.fault import worker
+from tests.fault.harness import BLOCKS, run, run_state, state
+
+KINDS = {
+    "identity": "fmcache.json",
+    "dataset card": "datasets/*/*/card.json",
+    "samples": "datasets/*/*/samples.parquet",
+    "dataset manifest": "datasets/*/*/manifest.json",
+    "entry": "entries/*/*/*/entry.json",
+    "chunk": "entries/*/*/*/segments/0000/data.zarr/c.1.0",
+    "array metadata": "entries/*/*/*/segments/0000/data.zarr/zarr.json",
+    "rows": "entries/*/*/*/segments/0000/rows.parquet",
+    "quarantine": "entries/*/*/*/segments/0000/quarantine.parquet",
+    "manifest": "entries/*/*/*/segments/0000/manifest.json",
+    "run": "runs/*/run.json",
+    "predictions": "runs/*/predictions.parquet",
+    "parameters": "runs/*/parameters.npz",
+    "run manifest": "runs/*/manifest.json",
+    "results": "results/*.parquet",
+}
+FLIPS = 400
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cache = tmp_path_factory.mktemp("sound") / "cache"
+    assert run(cache).code == 0
+    return cache
+
+
+@pytest.fixture
+def cache(sound: Path, tmp_path: Path) -> Path:
+    shutil.copytree(sound, tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def read_everything(path: Path) -> list[bytes]:
+    """Every value that stage 2 can read, as bytes."""
+    cache = open_cache(path)
+    found = []
+    for entry in cache.entries():
+        embeddings = cache.embeddings(entry.model, entry.dataset)
+        found += [embeddings.array().tobytes(), embeddings.samples.write_csv().encode()]
+        found += [embeddings.missing.write_csv().encode(), repr(dict(entry.document)).encode()]
+        found += [cache.stored(entry.model, entry.dataset, "image", entry.key).quarantine.write_csv().encode()]
+    for name in cache.datasets():
+        found += [repr(dict(cache.dataset(name).card)).encode()]
+    for one in cache.runs():
+        found += [one.predictions().write_csv().encode(), repr(dict(one.info)).encode()]
+        found += [array.tobytes() for array in one.parameters().values()]
+    return [*found, cache.results().write_csv().encode()]
+
+
+def test_of_400_flipped_bits_none_is_silent(sound: Path, cache: Path) -> None:
+    """Each flip is either an error, or it changed nothing that can be read (an unused byte of a Parquet footer)."""
+    truth = read_everything(sound)
+    rng, detected, silent = random.Random(3), dict.fromkeys(KINDS, 0), []
+    kinds = list(KINDS)
+    for flip in range(FLIPS):
+        kind = kinds[flip % len(kinds)]
+        (file,) = cache.glob(KINDS[kind])
+        good = file.read_bytes()
+        bad = bytearray(good)
+        bad[rng.randrange(len(bad))] ^= 1 << rng.randrange(8)
+        file.write_bytes(bad)
+        try:
+            if read_everything(cache) != truth:
+                silent.append((kind, flip))
+        except CorruptCache:
+            detected[kind] += 1
+        file.write_bytes(good)
+    assert silent == []
+    assert all(detected[kind] == FLIPS // len(KINDS) + (i < FLIPS % len(KINDS)) for i, kind in enumerate(kinds)
+               if kind != "results"), detected  # fmt: skip
+    assert detected["results"] > 0
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "foreign", "directory", "fifo", "link"])
+def test_a_damaged_file_is_named(cache: Path, kind: str, damage: str) -> None:
+    (file,) = cache.glob(KINDS[kind])
+    size = file.stat().st_size
+    damages: dict[str, Callable[[], object]] = {
+        "gone": file.unlink,
+        "empty": lambda: os.truncate(file, 0),
+        "cut": lambda: os.truncate(file, size - size // 3),
+        "foreign": lambda: file.write_bytes(np.random.default_rng(0).bytes(size)),
+        "directory": lambda: (file.unlink(), file.mkdir()),
+        "fifo": lambda: (file.unlink(), os.mkfifo(file)),
+        "link": lambda: (file.rename(file.with_name("elsewhere")), file.symlink_to("elsewhere")),
+    }
+    damages[damage]()
+    if (kind, damage) == ("results", "gone"):
+        assert open_cache(cache).results().height == 0
+        return
+    with pytest.raises(FmcacheError) as error:
+        read_everything(cache)
+    assert error.value.exit_code in (2, 5, 6) if kind == "identity" else error.value.exit_code == 5
+    assert 2 <= len(str(error.value).splitlines()) <= 3
+    if kind != "identity":
+        assert [problem.path for problem in verify(open_cache(cache)) if problem.serious]
+
+
+def test_verify_says_nothing_of_a_sound_cache_and_names_a_stray(cache: Path) -> None:
+    assert verify(open_cache(cache)) == []
+    (segment,) = cache.glob("entries/*/*/*/segments/0000")
+    (segment / "notes.txt").write_text("hello")
+    (problem,) = verify(open_cache(cache))
+    assert problem.path.endswith("0000/notes.txt")
+    assert not problem.serious
+    assert state(cache) == "complete"
+
+
+def test_a_swapped_chunk_is_found_without_sha256(cache: Path) -> None:
+    """Two chunks whose own checksums are right, each in the other's place."""
+    (array,) = cache.glob("entries/*/*/*/segments/0000/data.zarr")
+    a, b = array / "c.0.0", array / "c.1.0"
+    first, second = a.read_bytes(), b.read_bytes()
+    a.write_bytes(second)
+    b.write_bytes(first)
+    with pytest.raises(CorruptCache):
+        open_cache(cache).embeddings("fault-model", "study").array()
+
+
+def test_repair_computes_only_the_damaged_block_again(cache: Path) -> None:
+    (chunk,) = cache.glob(KINDS["chunk"])
+    key = chunk.parents[3].name.rpartition("-")[2]
+    os.truncate(chunk, 100)
+    (row,) = repair(open_cache(cache), key)
+    assert (row["kept"], row["lost"]) == (BLOCKS - 1, 1)
+    done = run(cache)
+    assert done.counts == (1, BLOCKS - 1, 1)
+    assert (state(cache), run_state(cache)) == ("complete", "complete")
+    assert verify(open_cache(cache)) == []
+    assert repair(open_cache(cache), key) == []
+
+
+@pytest.mark.parametrize("kind", ["rows", "array metadata", "manifest"])
+def test_repair_sets_a_segment_without_tables_aside(cache: Path, kind: str) -> None:
+    (file,) = cache.glob(KINDS[kind])
+    key = file.relative_to(cache).parts[3].rpartition("-")[2]
+    os.truncate(file, 10)
+    assert [row["kept"] for row in repair(open_cache(cache), key)] == [0]
+    done = run(cache)
+    assert done.counts == (BLOCKS, 0, 1)
+    assert state(cache) == "complete"
+
+
+@pytest.mark.parametrize("point", ["repair_journal:before_rename", "repair_plan:after_fsync", "repair:before_retire"])
+def test_a_killed_repair_loses_nothing(cache: Path, point: str) -> None:
+    (chunk,) = cache.glob(KINDS["chunk"])
+    key = chunk.parents[3].name.rpartition("-")[2]
+    os.truncate(chunk, 100)
+    pid = os.fork()
+    if pid == 0:
+        os.environ["FMCACHE_FAULT"] = f"kill@{point}"
+        repair(open_cache(cache), key)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 9
+    repair(open_cache(cache), key)
+    assert run(cache).code == 0
+    assert state(cache) == "complete"
+
+
+@pytest.mark.parametrize("place", ["staging", "entries", "entries/fault-model", "segments", "segment", "array", "runs"])
+def test_a_planted_directory_link_is_refused(cache: Path, tmp_path: Path, place: str) -> None:
+    """Neither read nor written through: what lies behind the link stays as it was."""
+    patterns = {"segments": "entries/*/*/*/segments", "segment": "entries/*/*/*/segments/0000",
+                "array": "entries/*/*/*/segments/0000/data.zarr"}  # fmt: skip
+    (folder,) = cache.glob(patterns.get(place, place))
+    outside = tmp_path / "outside"
+    folder.rename(outside)
+    folder.symlink_to(outside)
+    before = sorted(str(path) for path in outside.rglob("*"))
+    done = run(cache, "--units", "400", "--only-extract")
+    assert done.code == 5, done
+    assert sorted(str(path) for path in outside.rglob("*")) == before
+    with pytest.raises(CorruptCache):
+        verify(open_cache(cache))
+        read_everything(cache)
+        open_cache(cache).publish_run({"model": "x"}, worker.predictions())
+
+
+def test_a_broken_protocol_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control: a writer that publishes first and fills in later is seen by the harness."""
+    from fmcache.store import segment
+
+    honest = segment.write_manifest
+
+    def early(folder: Path, *arguments: object, **options: object) -> None:
+        (folder / "data.zarr" / "c.2.0").write_bytes(b"\0" * (worker.BLOCK * worker.D * 2 + 4))
+        honest(folder, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(segment, "write_manifest", early)
+    assert worker.work([str(tmp_path / "cache"), "--only-extract"]) == 0
+    with pytest.raises(CorruptCache):
+        state(tmp_path / "cache")
+
+
+def test_permissions(cache: Path) -> None:
+    for path in [cache, *cache.rglob("*")]:
+        assert path.stat().st_mode & 0o077 == 0, path
+    cache.chmod(0o777)
+    with pytest.raises(FmcacheError, match="may write"):
+        open_cache(cache)
