@@ -1,0 +1,5 @@
+"""``python -m fmcache.cli``."""
+
+from fmcache.cli import main
+
+main()

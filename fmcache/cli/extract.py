@@ -1,0 +1,119 @@
+"""``fmcache models`` and ``fmcache extract``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fmcache.cli.options import CacheDir, Debug, Form, cache_path, settings
+from fmcache.cli.root import app
+from fmcache.output import Bar, Format, emit, say
+
+
+@app.command(epilog="Example: fmcache models dinov2")
+def models(
+    name: Annotated[str | None, typer.Argument(help="One model's card.")] = None,
+    form: Form = Format.auto,
+    debug: Debug = False,
+) -> None:
+    """List the model cards, or show one."""
+    from fmcache.extract.registry import list_models, resolve_model
+
+    if name is None:
+        emit([_model_row(card) for card in list_models()], form=form)
+    else:
+        emit(_card_rows(resolve_model(name)), form=form)
+
+
+def _model_row(card: Any) -> dict[str, Any]:
+    return {
+        "model": card.id,
+        "title": card.title,
+        "family": card.family,
+        "d": card.dim,
+        "licence": card.licence,
+    }
+
+
+def _card_rows(card: Any) -> list[dict[str, Any]]:
+    from dataclasses import fields
+
+    return [{"field": field.name, "value": getattr(card, field.name)} for field in fields(card)]
+
+
+@app.command(epilog="Example: fmcache extract --model dinov2 --dataset mimic --root /data/mimic-cxr-jpg")
+def extract(
+    model: Annotated[
+        list[str],
+        typer.Option(
+            "--model",
+            "-m",
+            help="A card, timm/NAME, open_clip/NAME[@TAG], hf/ORG/NAME; repeat for several in one pass.",
+        ),
+    ],
+    dataset: Annotated[
+        str, typer.Option("--dataset", "-d", help="FILE.csv, FILE.toml or the name of a card.")
+    ],
+    root: Annotated[Path | None, typer.Option(help="The dataset as its owner ships it.")] = None,
+    checkpoint: Annotated[
+        list[str] | None,
+        typer.Option(help="Weights on disk: FILE or DIR, or MODEL=FILE with several models."),
+    ] = None,
+    pool: Annotated[
+        str | None, typer.Option(help="Which embedding: cls, mean, …; the card's default.")
+    ] = None,
+    preprocess: Annotated[str, typer.Option(help="native (the model's own) or fairmedfm.")] = "native",
+    decode: Annotated[
+        str, typer.Option(help="exact, or scaled (faster JPEG, recorded in the key).")
+    ] = "exact",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    autocast: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Stored dtype: float16 or float32.")] = "float16",
+    executor: Annotated[str, typer.Option(help="process (decode workers) or serial.")] = "process",
+    workers: Annotated[int | None, typer.Option(min=1, help="Decode workers; the number of cores.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images a batch; chosen by device.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: only this part of the units (one job of an array).")
+    ] = None,
+    max_reject: Annotated[
+        float, typer.Option(min=0, max=1, help="Stop when more than this share is rejected.")
+    ] = 0.01,
+    retry_rejected: Annotated[bool, typer.Option(help="Try quarantined inputs again.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Say what would be done.")] = False,
+    cache: CacheDir = None,
+    form: Form = Format.auto,
+    debug: Debug = False,
+) -> None:
+    """Run frozen models once over a dataset and store the embeddings. Resumes, appends, quarantines."""
+    from fmcache.extract.command import extract_command
+
+    known = settings()
+    with Bar() as bar:
+        summary = extract_command(
+            models=model,
+            dataset=dataset,
+            root=root,
+            cache=cache_path(cache),
+            checkpoint=checkpoint or [],
+            settings=known,
+            pool=pool,
+            preprocess=preprocess,
+            decode=decode,
+            device=device,
+            autocast=autocast,
+            dtype=dtype,
+            executor=executor,
+            workers=workers,
+            batch=batch,
+            shard=shard,
+            max_reject=max_reject,
+            retry_rejected=retry_rejected,
+            dry_run=dry_run,
+            progress=bar,
+        )
+    for sentence in summary.sentences():
+        say(sentence)
+    emit(summary.rows(), form=form)
+    raise typer.Exit(summary.exit_code)
