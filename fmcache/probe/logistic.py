@@ -4,7 +4,7 @@ For every label c and penalty λ, over the rows i whose label is known (n_c of t
 
     F(w, b) = 1/n_c Σ_i [ log(1 + exp(z_i)) - y_i z_i ]  +  λ/2 |w|²,      z_i = x_i·w + b
 
-The intercept is free. In scikit-learn's terms ``C = 1 / (λ n_c)``.
+The intercept is free. In scikit-learn's terms ``C = 1 / (λ n_c)``. With weights, 1/n_c becomes s_i / Σ s.
 
 Labels × penalties are K columns of one program; each has its own L-BFGS history and step, and all share each product
 with the data. What makes few passes enough is the change of variables, shared by all columns::
@@ -29,12 +29,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmcache.probe.lbfgs import minimise
 from fmcache.shapes import Bool, Float
 
 TOLERANCE = 2e-6
 PASSES = (60, 400)  # at most, in float32 and then in float64
-HISTORY = 10
-PATIENCE = 25  # passes without a better gradient: float32 can do no more
 _BLOCK_ROWS = {"cpu": 2048}  # a block's logits stay in cache; accelerators take larger ones
 _BLOCK_ROWS_ACCELERATOR = 32768
 _DOUBLE_VALUES = 1 << 27  # values of x; a float64 copy takes at most 1 GiB
@@ -111,6 +110,7 @@ def fit_logistic(
     y: Float[np.ndarray, "n c"],
     penalties: Sequence[float],
     *,
+    weights: Float[np.ndarray, "n c"] | None = None,
     tolerance: float = TOLERANCE,
 ) -> Fit:
     """Fit all labels under all penalties.
@@ -120,11 +120,13 @@ def fit_logistic(
     x : rows, or what `centre` made of them (to fit more labels on the same rows).
     y : 0, 1, or NaN where the label is unknown; each label needs both classes.
     penalties : λ > 0, per sample, on the scale of x.
+    weights : of each row in each label's mean loss, ≥ 0 (a row that counts twice has twice the weight); None: all 1.
     tolerance : of the gradient's norm in the preconditioned variables.
 
     Raises
     ------
-    ValueError : a label without both classes, a value of y that is none of 0, 1, NaN, or a λ that is not positive.
+    ValueError : a label without both classes, a value of y that is none of 0, 1, NaN, a λ that is not positive, or a
+    weight that is negative or not a number.
     """
     data = x if isinstance(x, Centred) else centre(x)
     y = np.asarray(y, np.float32)
@@ -134,16 +136,21 @@ def fit_logistic(
         raise ValueError(f"{y.shape[0]} rows of labels for {data.n} rows of data")
     if not np.isin(truth, (0, 1)).all():
         raise ValueError("labels are 0, 1 or NaN")
-    n_known, n_positive = known.sum(axis=0), truth.sum(axis=0, dtype=np.float64)
-    if ((n_positive == 0) | (n_positive == n_known)).any():
+    weight = known.astype(np.float64)
+    if weights is not None:
+        if weights.shape != y.shape or not (np.isfinite(weights) & (weights >= 0)).all():
+            raise ValueError("weights have the shape of y and are not negative")
+        weight *= weights
+    weighed, positive = weight.sum(axis=0), (weight * truth).sum(axis=0)
+    if not ((positive > 0) & (positive < weighed)).all():
         raise ValueError("each label needs both classes")
     lam = np.asarray(penalties, np.float64)
     if not (lam > 0).all():
         raise ValueError("penalties are positive")
-    prevalence = n_positive / n_known
+    prevalence = positive / weighed
     v = np.zeros((lam.size, y.shape[1], data.mean.size + 1))
     v[..., -1] = np.log(prevalence / (1 - prevalence)) * np.sqrt(prevalence * (1 - prevalence))
-    weight = known / n_known
+    weight /= weighed
     v, gradient, passes = _solve(data, truth, weight, prevalence, lam, v, tolerance, np.float32)
     if (gradient > tolerance).any() and data.blocks.size <= _DOUBLE_VALUES:
         j, l = (np.flatnonzero((gradient > tolerance).any(axis=axis)) for axis in (1, 0))
@@ -191,7 +198,7 @@ def _solve(
     )
     v0 = jnp.asarray(start.reshape(m * c, width), dtype)
     limit = PASSES[dtype is np.float64]
-    v, gradient, passes = _minimise(problem, v0, jnp.asarray(tolerance, dtype), limit)
+    v, gradient, passes = minimise(_evaluate, problem, v0, jnp.asarray(tolerance, dtype), limit)
     return (
         np.asarray(v, np.float64).reshape(m, c, width),
         np.asarray(gradient, np.float64).reshape(m, c),
@@ -247,121 +254,3 @@ def _evaluate(p: _Problem, v: Any) -> tuple[Any, Any]:
     loss = loss + p.lam / 2 * (w**2).sum(axis=1)
     grad_v = p.scale * exact(grad_w + p.lam[:, None] * w, p.basis)
     return loss, jnp.concatenate([grad_v, (p.scale_b * grad_b)[:, None]], axis=1)
-
-
-class _State(NamedTuple):
-    """v, gradient g, direction, pairs s and y (histories [h, K, d+1]); F, step, slope, … [K]."""
-
-    v: Any
-    f: Any
-    g: Any
-    direction: Any
-    step: Any
-    slope: Any
-    s: Any
-    y: Any
-    rho: Any
-    gamma: Any
-    best: Any
-    waited: Any
-    done: Any
-    passes: Any
-
-
-def _direction(g: Any, s: Any, y: Any, rho: Any, gamma: Any, newest: Any) -> Any:
-    """-H g by the two-loop recursion (Nocedal & Wright, algorithm 7.4); an unused pair has rho = 0."""
-
-    def back(q: Any, age: Any) -> tuple[Any, Any]:
-        j = (newest - age) % HISTORY
-        alpha = rho[j] * (s[j] * q).sum(axis=1)
-        return q - alpha[:, None] * y[j], alpha
-
-    def forth(q: Any, item: tuple[Any, Any]) -> tuple[Any, None]:
-        age, alpha = item
-        j = (newest - age) % HISTORY
-        beta = rho[j] * (y[j] * q).sum(axis=1)
-        return q + s[j] * (alpha - beta)[:, None], None
-
-    ages = jnp.arange(HISTORY, dtype=jnp.int32)
-    q, alphas = jax.lax.scan(back, g, ages)
-    q, _ = jax.lax.scan(forth, gamma[:, None] * q, (ages[::-1], alphas[::-1]))
-    return -q
-
-
-@partial(jax.jit, static_argnames="max_passes")
-def _minimise(p: _Problem, start: Any, tolerance: Any, max_passes: int) -> tuple[Any, Any, Any]:
-    """L-BFGS by column: each pass, a column accepts its step and takes a new direction, or shortens the step."""
-    k, width = start.shape
-    dtype = start.dtype
-
-    def norm(g: Any) -> Any:
-        return jnp.sqrt((g**2).sum(axis=1))
-
-    def step(state: _State) -> _State:
-        v = state.v + state.step[:, None] * state.direction
-        f, g = _evaluate(p, v)
-        noise = 16 * float(np.finfo(dtype).eps) * jnp.abs(state.f)
-        slope = (g * state.direction).sum(axis=1)
-        lower = f <= state.f + 1e-4 * state.step * state.slope
-        flat = (f <= state.f + noise) & (jnp.abs(slope) <= 0.98 * jnp.abs(state.slope))
-        moved = (lower | flat) & jnp.isfinite(f) & ~state.done
-        change, bend = state.step[:, None] * state.direction, g - state.g
-        curvature = (change * bend).sum(axis=1)
-        length = (bend**2).sum(axis=1)
-        usable = moved & (curvature > 1e-10 * length) & (length > 0)
-        slot = state.passes % HISTORY
-        s = state.s.at[slot].set(jnp.where(usable[:, None], change, 0))
-        y = state.y.at[slot].set(jnp.where(usable[:, None], bend, 0))
-        rho = state.rho.at[slot].set(jnp.where(usable, 1 / jnp.where(usable, curvature, 1), 0))
-        gamma = jnp.where(usable, curvature / jnp.where(usable, length, 1), state.gamma)
-        g = jnp.where(moved[:, None], g, state.g)
-        fresh = _direction(g, s, y, rho, gamma, slot)
-        fresh_slope = (fresh * g).sum(axis=1)
-        downhill = fresh_slope < 0
-        fresh = jnp.where(downhill[:, None], fresh, -g)
-        fresh_slope = jnp.where(downhill, fresh_slope, -(g**2).sum(axis=1))
-        rise = f - state.f - state.step * state.slope
-        parabola = -state.slope * state.step / (2 * jnp.where(rise > 0, rise, 1))
-        shrink = jnp.where(jnp.isfinite(parabola) & (rise > 0), jnp.clip(parabola, 0.1, 0.5), 0.1)
-        size = norm(g)
-        better = size < 0.9 * state.best
-        waited = jnp.where(better, 0, state.waited + 1)
-        shorter = state.step * shrink
-        return _State(
-            v=jnp.where(moved[:, None], v, state.v),
-            f=jnp.where(moved, f, state.f),
-            g=g,
-            direction=jnp.where(moved[:, None], fresh, state.direction),
-            step=jnp.where(moved, jnp.ones_like(shorter), shorter),
-            slope=jnp.where(moved, fresh_slope, state.slope),
-            s=s,
-            y=y,
-            rho=rho,
-            gamma=gamma,
-            best=jnp.minimum(state.best, size),
-            waited=waited,
-            done=state.done | (size <= tolerance) | (waited >= PATIENCE) | (~moved & (shorter < 1e-7)),
-            passes=state.passes + 1,
-        )
-
-    f, g = _evaluate(p, start)
-    pairs = jnp.zeros((HISTORY, k, width), dtype)
-    ones = jnp.ones(k, dtype)
-    first = _State(
-        v=start,
-        f=f,
-        g=g,
-        direction=-g,
-        step=ones,
-        slope=-(g**2).sum(axis=1),
-        s=pairs,
-        y=pairs,
-        rho=jnp.zeros((HISTORY, k), dtype),
-        gamma=ones,
-        best=norm(g),
-        waited=jnp.zeros(k, jnp.int32),
-        done=norm(g) <= tolerance,
-        passes=jnp.int32(0),
-    )
-    last = jax.lax.while_loop(lambda s: ~s.done.all() & (s.passes < max_passes), step, first)
-    return last.v, norm(last.g), last.passes + 1

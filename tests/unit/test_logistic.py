@@ -92,3 +92,21 @@ def test_nothing_known_in_validation_is_said() -> None:
     outcome = choose(np.zeros((3, 13, 1)), np.full((3, 1), np.nan), np.arange(1.0, 14))
     assert (outcome.index.tolist(), outcome.criterion) == ([DEFAULT], ("none",))
     assert np.isnan(outcome.value).all()
+
+
+def test_a_row_of_weight_two_counts_twice_and_one_of_weight_zero_not_at_all() -> None:
+    x, y = _study()
+    weights = np.random.default_rng(2).integers(0, 3, size=y.shape).astype(np.float64)
+    fit = fit_logistic(x, y, [1e-2, 1.0], weights=weights)
+    for label in range(2):
+        rows = np.repeat(np.arange(len(x)), weights[:, label].astype(int))
+        plain = fit_logistic(x[rows], y[rows, label : label + 1], [1e-2, 1.0])
+        np.testing.assert_allclose(fit.w[:, label], plain.w[:, 0], atol=2e-5)
+        np.testing.assert_allclose(fit.b[:, label], plain.b[:, 0], atol=1e-4)
+
+
+@pytest.mark.parametrize("weight", [-1.0, np.nan, np.inf])
+def test_a_weight_that_is_none_is_refused(weight: float) -> None:
+    x, y = _study()
+    with pytest.raises(ValueError, match="weights"):
+        fit_logistic(x, y, [1.0], weights=np.full(y.shape, weight))
