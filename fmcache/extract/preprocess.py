@@ -90,6 +90,12 @@ class Geometry:
         return None if self.resize == "none" else self.size
 
 
+def shortest_side(geometries: Sequence[Geometry]) -> int | None:
+    """The shortest side that a decoder has to keep for all of them; None: every pixel."""
+    sides = [geometry.decode_target for geometry in geometries]
+    return None if None in sides else max(side for side in sides if side is not None)
+
+
 @dataclass(frozen=True)
 class Normalise:
     """x → (x / divisor - mean) / std, channel by channel, with x in 0…255."""

@@ -30,6 +30,7 @@ from fmcache.extract.meter import Energy, Meter
 from fmcache.extract.options import REJECTS_ALWAYS_ALLOWED, ExtractOptions, ExtractSummary, ModelSummary
 from fmcache.extract.pixels import Decoded, Task, Unit, split_tasks
 from fmcache.extract.plan import Plan, key_document, plan_model
+from fmcache.extract.preprocess import shortest_side
 from fmcache.extract.reader import Undecodable
 from fmcache.extract.registry import LoadedModel
 from fmcache.extract.stopping import Stopping
@@ -201,7 +202,7 @@ def _embed_group(
 ) -> None:
     units = [Unit(item, number, paths[item]) for item, number in _writer(group[0]).units.iter_rows()]
     geometries = tuple(dict.fromkeys(job.model.preprocess.geometry for job in group))
-    target = max(geometry.needed_side for geometry in geometries) if options.decode == "scaled" else None
+    target = shortest_side(geometries) if options.decode == "scaled" else None
     wanted = [
         block.index
         for block in _writer(group[0]).blocks
