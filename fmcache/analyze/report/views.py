@@ -14,8 +14,8 @@ from typing import Any
 import polars as pl
 
 from fmcache.analyze.groups import UNKNOWN
-from fmcache.analyze.report.suppression import Cell, Place, Why, suppress
 from fmcache.analyze.report.wording import LONGEST_NAME, clean
+from fmcache.analyze.suppression import Cell, Place, Why, suppress
 
 GROUP_METRICS = ("auc", "tpr", "fpr", "ece")
 # rows that hold what a gap would be without any true difference, and its p-value
