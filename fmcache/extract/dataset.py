@@ -7,6 +7,7 @@ The root is the flag, else ``[datasets.NAME] root``, else, for a table or a card
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ import polars as pl
 from fmcache.errors import DatasetError, UsageError
 from fmcache.extract.dataset_card import DatasetCard, read_card
 from fmcache.extract.dataset_tables import read_table, run_query
-from fmcache.extract.reader import ReaderOptions
+from fmcache.extract.inputs import read_input
+from fmcache.extract.reader import ReaderOptions, Undecodable
 from fmcache.extract.samples import ATTRIBUTE, LABEL, check_samples, numbers_among
 from fmcache.settings import Settings
 
@@ -168,7 +170,20 @@ def _from_card(card: DatasetCard, root: Path, settings: Settings) -> Dataset:
                     f"It gives: {', '.join(samples.columns)}.",
                     f"Did you mean {near[0]}?" if near else "Add the column to the query.",
                 )
-    return Dataset(card.name, dict(card.document), where, samples, card.reader, tuple(notes))
+    document = {**card.document, "truth": _truth(where, card)} if "truth" in card.document else card.document
+    return Dataset(card.name, dict(document), where, samples, card.reader, tuple(notes))
+
+
+def _truth(root: Path, card: DatasetCard) -> Any:
+    """What a generated study says of the effect that was planted in it: rows that fit the tidy results."""
+    try:
+        return json.loads(read_input(root, card.document["truth"]))["planted"]
+    except (Undecodable, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f"The truth of {card.name} cannot be read from {card.document['truth']}.",
+            str(error),
+            "Make the study again, or remove `truth` from the card.",
+        ) from None
 
 
 def _described(card: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ the columns mean. Cards hold no path of a machine; the root is given at run time
     licence = "PhysioNet credentialed health data licence 1.5.0"
     source = "https://physionet.org/content/mimic-cxr-jpg/2.1.0/"
     allow_leakage = false                # true: a patient may be in two splits
+    truth = "truth.json"                 # what a generated study planted, below the root; stored with the dataset
     query = "SELECT … AS sample_id, … AS path, … AS patient_id, … AS \\"label.x\\", … AS \\"attribute.y\\" …"
 
     [tables]                             # name in the query = file below the root; * matches several files
@@ -47,7 +48,7 @@ from fmcache.extract.inputs import path_problem
 from fmcache.extract.reader import ReaderOptions, reader_options
 
 TASKS = ("classification", "segmentation")
-_TEXTS = ("name", "title", "task", "licence", "source", "query")
+_TEXTS = ("name", "title", "task", "licence", "source", "query", "truth")
 _KEYS = (*_TEXTS, "allow_leakage", "tables", "attributes", "labels", "text", "reader")
 _ATTRIBUTE = ("title", "groups", "unit", "range", "cut", "names")
 _LABEL = ("title", "text")

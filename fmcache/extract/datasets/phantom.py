@@ -71,6 +71,22 @@ def phantom_truth(visible: Mapping[str, float] = VISIBLE) -> dict[str, Any]:
     return {"auc": auc, "tpr": tpr, **gaps}
 
 
+def planted(visible: Mapping[str, float] = VISIBLE) -> list[dict[str, Any]]:
+    """`phantom_truth` as rows that fit the tidy results: label, attribute, group, metric, disparity, value."""
+    truth = phantom_truth(visible)
+    row = {"label": "lesion", "attribute": "sex"}
+    groups = [
+        row | {"group": sex, "metric": metric, "disparity": "", "value": value}
+        for metric in ("auc", "tpr")
+        for sex, value in truth[metric].items()
+    ]
+    gaps = [
+        row | {"group": "", "metric": metric, "disparity": "gap", "value": truth[f"{metric}_gap"]}
+        for metric in ("auc", "tpr")
+    ]
+    return groups + gaps
+
+
 def synthesize_phantom(
     out: Path | str,
     *,
@@ -106,7 +122,7 @@ def synthesize_phantom(
         plan.patients.write_csv(scratch / "patients.csv")
         plan.images.write_csv(scratch / "images.csv")
         _draw(plan, scratch, seed)
-        truth = {"parameters": parameters, "truth": phantom_truth(visible)}
+        truth = {"parameters": parameters, "truth": phantom_truth(visible), "planted": planted(visible)}
         (scratch / _TRUTH).write_text(json.dumps(truth, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         scratch.chmod(0o755)
         scratch.rename(out)  # replaces an empty directory, fails on any other
