@@ -1,0 +1,34 @@
+"""Empirical risk minimisation, plain or with weights: what every method is measured against."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fmcache.errors import UsageError
+from fmcache.probe.logistic import fit_logistic
+from fmcache.probe.problem import Method, Problem, Solution
+from fmcache.shapes import Float
+
+
+def fit_weighted(problem: Problem, weights: Float[np.ndarray, "n c"]) -> Solution:
+    """The protocol's probe of every penalty and column, each row weighed.
+
+    Parameters
+    ----------
+    weights : ≥ 0, on the scale of any; under ``convex`` a column's loss is ``Σ weights·loss / Σ weights``, under the
+        minibatch protocols rows are drawn with these probabilities (the same expected loss).
+    """
+    if problem.protocol == "convex":
+        fit = fit_logistic(problem.data, problem.train.y, problem.penalties.tolist(), weights=weights)
+        hyper = tuple({"penalty": float(value)} for value in problem.penalties)
+        return Solution(hyper, fit.w, fit.b, converged=fit.converged, facts={"passes": fit.passes})
+    raise UsageError(f"The protocol {problem.protocol} is not known.", "It is convex, paper or fairmedfm.")
+
+
+ERM = Method(
+    name="erm",
+    fit=lambda problem: fit_weighted(problem, problem.weights),
+    summary="Empirical risk minimisation: the mean loss over all training rows, blind to groups.",
+    needs_attribute=False,
+    protocols=("convex", "paper", "fairmedfm"),
+)
