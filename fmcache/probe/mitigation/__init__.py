@@ -7,7 +7,7 @@ A method is data and one function (`fmcache.probe.problem`)::
 
     def fit(problem: Problem) -> Solution: ...
 
-`Problem` holds the training rows ``problem.train`` (x [n, d] float32 as stored; y [n, c] 0, 1 or NaN: a NaN row does not
+`Problem` holds the training rows ``problem.train`` (x [n, d] float32 as stored; y [n, c] 0, 1 or NaN: NaN does not
 train that column; group [n] with -1 unknown; sample, patient), the validation rows ``problem.val`` alike, ``weights``
 [n, c], ``groups`` (names), ``columns`` (label and seed of each of the c columns), ``penalties`` [m], ``grid``, and
 ``data``: the rows centred with their eigenbasis, made once for all methods.
