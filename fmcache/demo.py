@@ -9,6 +9,7 @@ Weights and tables are data files of packages from the Python package index; the
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +30,8 @@ FINDINGS = {
     "pneumothorax": ("Pneumothorax", ("Pneumothorax",)),
     "nodule_or_mass": ("Nodule or mass", ("Nodule", "Mass")),
 }
+MODEL, STUDY = "dinov2-small", "phantom"
+TEXT_MINER, NIH = "nih-text-miner", "nih-adjudicated"
 OLDEST_PLAUSIBLE = 110  # years; the published table holds ages up to 155
 
 
@@ -72,9 +75,9 @@ def nih_labels() -> dict[str, pl.DataFrame]:
 
     Returns
     -------
-    finding → table of 4,376 images: ``image``, ``patient``, ``y`` (1 = a radiologist panel saw it), ``p`` (1 = the
-    text miner claimed it), ``sex`` (female, male), ``age_group`` (0-39, 40-59, 60+; null when the recorded age is not
-    plausible). Source of y: Majkowska et al., Radiology 2020; of p: Wang et al., CVPR 2017.
+    finding → table of 4,376 images: ``sample_id``, ``patient``, FINDING (1 = radiologists saw it), ``text_mined`` (1 =
+    the text miner claimed it), ``sex`` (female, male), ``age_group`` (0-39, 40-59, 60+; null when the recorded age is
+    not plausible). Source of FINDING: Majkowska et al., Radiology 2020; of ``text_mined``: Wang et al., CVPR 2017.
     """
     con = duckdb.connect()
     for table, file in (("adjudicated", ADJUDICATED), ("mined", TEXT_MINED)):
@@ -86,17 +89,17 @@ def nih_labels() -> dict[str, pl.DataFrame]:
     for finding, (column, words) in FINDINGS.items():
         query = con.sql(
             f"""
-            SELECT a."Image Index" AS image,
+            SELECT a."Image Index" AS sample_id,
                    a."Patient ID" AS patient,
-                   CASE a."{column}" WHEN 'YES' THEN 1 WHEN 'NO' THEN 0 END AS y,
-                   len(list_intersect(string_split(m."Finding Labels", '|'), $words)) > 0 AS p,
+                   CASE a."{column}" WHEN 'YES' THEN 1 WHEN 'NO' THEN 0 END AS "{finding}",
+                   len(list_intersect(string_split(m."Finding Labels", '|'), $words)) > 0 AS text_mined,
                    CASE a."Patient Gender" WHEN 'F' THEN 'female' WHEN 'M' THEN 'male' END AS sex,
                    CASE WHEN a."Patient Age"::INT > $oldest THEN NULL
                         WHEN a."Patient Age"::INT >= 60 THEN '60+'
                         WHEN a."Patient Age"::INT >= 40 THEN '40-59'
                         ELSE '0-39' END AS age_group
             FROM adjudicated a JOIN mined m USING ("Image Index")
-            ORDER BY image
+            ORDER BY sample_id
             """,
             params={"words": list(words), "oldest": OLDEST_PLAUSIBLE},
         )
@@ -120,7 +123,7 @@ def run_demo(out: Path, progress: Progress | None = None) -> DemoOutcome:
     labels = nih_labels()
     try:
         from fmcache.extract.command import extract_command
-        from fmcache.extract.datasets.phantom import phantom_truth, synthesize_phantom
+        from fmcache.extract.datasets.phantom import planted, synthesize_phantom
     except ModuleNotFoundError as error:
         what = f"The demo needs the extraction stage; the module {error.name} is missing."
         raise MissingExtra(
@@ -135,25 +138,85 @@ def run_demo(out: Path, progress: Progress | None = None) -> DemoOutcome:
 
     study, where, report = out / "phantom", out / "cache", out / "report.html"
     if not study.is_dir():
-        progress.note(
-            "Making a study of 1,200 images of 700 patients with a planted difference between men and women."
-        )
-        synthesize_phantom(study)
+        progress.note("Making 1,200 images of 700 patients with a planted difference between men and women.")
+    synthesize_phantom(study)
     extract_command(
-        models=["dinov2-small"], dataset="phantom", root=study, cache=where, checkpoint=[], settings=Settings(),
+        models=[MODEL], dataset=STUDY, root=study, cache=where, checkpoint=[], settings=Settings(),
         autocast="bf16", progress=progress,
     )  # fmt: skip
     cache = open_cache(where)
-    probe_lp(cache, models=["dinov2-small"], datasets=["phantom"], labels=["lesion"], progress=progress)
-    run_metrics(
-        cache, models=["dinov2-small"], datasets=["phantom"], by=["sex", "age_group"], progress=progress
-    )
+    probe_lp(cache, models=[MODEL], datasets=[STUDY], labels=["lesion"], progress=progress)
+    run_metrics(cache, models=[MODEL], datasets=[STUDY], by=["sex", "age_group"], progress=progress)
     for finding, table in labels.items():
         progress.note(
             f"Auditing the text-mined label {finding} against radiologists, {len(table):,} real images."
         )
         audit(
-            table, label="y", score="p", by=["sex", "age_group", "sex*age_group"], patient="patient", cache=cache,
+            table, label=finding, score="text_mined", by=["sex", "age_group", "sex*age_group"], patient="patient",
+            model=TEXT_MINER, dataset=NIH, cache=cache,
         )  # fmt: skip
+    progress.note("Writing the report.")
     build_report(cache, report)
-    return DemoOutcome(report, where, ())
+    results = cache.results()
+    sentences = (
+        phantom_sentence(results, {(row["metric"], row["group"]): row["value"] for row in planted()}),
+        nih_sentence(results, "pneumothorax", "pneumothoraces", "sex"),
+        nih_sentence(results, "nodule_or_mass", "nodules and masses", "age_group"),
+    )
+    return DemoOutcome(report, where, sentences)
+
+
+def phantom_sentence(results: pl.DataFrame, truth: dict[tuple[str, str], float]) -> str:
+    """What the probe found of the planted difference, and whether its interval covers the truth.
+
+    Parameters
+    ----------
+    truth : (metric, group) → planted value; the group is empty for the gap.
+    """
+    mine = results.filter(
+        (pl.col("model") == MODEL) & (pl.col("label") == "lesion") & (pl.col("attribute") == "sex")
+    )
+    auc = dict(
+        mine.filter((pl.col("metric") == "auc") & (pl.col("disparity") == "")).select("group", "value").rows()
+    )
+    gap = mine.row(by_predicate=(pl.col("metric") == "auc") & (pl.col("disparity") == "gap"), named=True)
+    covers = gap["ci_low"] <= truth["auc", ""] <= gap["ci_high"]
+    return (
+        f"Generated radiographs: the lesion can be seen in {truth['tpr', 'male']:.0%} of the images of ill men and in "
+        f"{truth['tpr', 'female']:.0%} of those of ill women; a probe on {MODEL} separates ill from healthy with an AUC "
+        f"of {auc['male']:.2f} in men and {auc['female']:.2f} in women, a gap of {gap['value']:.2f} (95 % interval "
+        f"{gap['ci_low']:.2f} to {gap['ci_high']:.2f}), which {'covers' if covers else 'does not cover'} the planted "
+        f"{truth['auc', '']:.2f}."
+    )
+
+
+def nih_sentence(results: pl.DataFrame, finding: str, words: str, attribute: str) -> str:
+    """In which group the text-mined label misses most of what radiologists saw, and whether chance explains it."""
+    mine = results.filter(
+        (pl.col("dataset") == NIH) & (pl.col("label") == finding) & (pl.col("attribute") == attribute)
+        & (pl.col("metric") == "fnr")
+    )  # fmt: skip
+    groups = mine.filter(
+        (pl.col("disparity") == "") & (pl.col("group") != "unknown") & pl.col("value").is_finite()
+    )
+    most, least = (
+        groups.sort("value", "group").row(-1, named=True),
+        groups.sort("value", "group").row(0, named=True),
+    )
+    p = mine.row(by_predicate=pl.col("disparity") == "gap_p", named=True)["value"]
+    if math.isnan(p):
+        chance = "whether chance explains the difference cannot be said"
+    elif p < 0.05:
+        chance = f"chance alone rarely makes such a difference (p = {p:.2g})"
+    else:
+        chance = f"chance alone could make such a difference (p = {p:.2g})"
+    kind = {"sex": {"female": "women", "male": "men"}}.get(attribute, {})
+    told = [
+        f"{row['value']:.0%} ({row['ci_low']:.0%} to {row['ci_high']:.0%}) of those of "
+        + kind.get(row["group"], f"patients aged {row['group']}")
+        for row in (most, least)
+    ]
+    return (
+        f"Real radiographs (NIH): of the {words} that radiologists saw, the labels mined from reports miss {told[0]} "
+        f"and {told[1]}; {chance}."
+    )
