@@ -135,7 +135,8 @@ def _decoded(source: Dataset, frame: int) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            values = pixels.pixel_array(source, index=frame)
+            # correct_unused_bits would hide a wrong sign or depth: it clears the bits that contradict the header
+            values = pixels.pixel_array(source, index=frame, correct_unused_bits=False)
         except UserWarning as doubt:
             raise Undecodable(f"The pixel data contradicts the header ({_topic(doubt)}).") from None
         except RuntimeError:  # pydicom's "every plug-in failed"

@@ -34,11 +34,12 @@ def read_input(root: Path, path: str, limit: int = MAX_BYTES) -> bytes:
         handle = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, RuntimeError) as error:
         raise Undecodable(_why(error)) from None
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise Undecodable(f"It is {_kind(status.st_mode)}, not a file.")
     with os.fdopen(handle, "rb") as file:
         try:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise Undecodable(f"It is {_kind(status.st_mode)}, not a file.")
             if status.st_size == 0:
                 raise Undecodable("The file is empty.")
             if status.st_size > limit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def test_rescale_comes_before_the_readers_window() -> None:
 def test_a_voi_table_wins_over_a_window() -> None:
     table = Dataset()
     table.LUTDescriptor = [4, 0, 8]
-    table.LUTData = [0, 10, 200, 255]
+    table.LUTData = np.array([0, 10, 200, 255], "<u2").tobytes()
     data = made(np.array([[0, 1, 2, 3]], np.uint16), VOILUTSequence=[table], WindowCenter=2, WindowWidth=3)
     assert grey(data) == [[0, 10, 200, 255]]
 
@@ -129,7 +130,8 @@ def test_colour_files() -> None:
             np.abs(decode(stored(f"{name}.dcm"), slice=0, reader=READER).astype(int) - reference).max() <= 1
         ), name
     ybr = decode(stored("SC_ybr_full_422_uncompressed.dcm"), slice=0, reader=READER)
-    assert np.abs(ybr.astype(int) - reference).max() <= 2
+    # 8-bit YCbCr cannot hold every RGB value: a green of 255 comes back as up to 6 less
+    assert np.abs(ybr.astype(int) - reference).max() <= 6
     palette = decode(stored("examples_palette.dcm"), slice=0, reader=READER)
     assert palette.shape == (350, 800, 3)
     assert not np.array_equal(palette[..., 0], palette[..., 2])
@@ -146,8 +148,10 @@ def test_a_file_without_preamble_is_read() -> None:
 
 
 def test_every_file_that_pydicom_ships_gives_pixels_or_a_reason() -> None:
-    outcome = {}
-    for file in sorted(FILES.glob("*.dcm")):
+    data_store = pytest.importorskip("data_store", reason="pip install pydicom-data==1.0.0 (make test does)")
+    outcome: dict[str, int | str] = {}
+    more = Path(data_store.__file__).parent / "data"
+    for file in sorted([*FILES.glob("*.dcm"), *more.rglob("*.dcm")]):
         data = file.read_bytes()
         try:
             frames = [decode(data, slice=i, reader=READER) for i in range(count_slices(data, READER))]
@@ -162,7 +166,12 @@ def test_every_file_that_pydicom_ships_gives_pixels_or_a_reason() -> None:
     assert outcome["rtplan"] == "The file declares no image size."
     assert outcome["MR_truncated"] == "The pixel data has 8,130 bytes where the header declares 8,192."
     assert outcome["JPEG-lossy"].startswith("No installed plug-in can decode")
-    assert sum(isinstance(found, int) for found in outcome.values()) >= 50
+    readable = [name for name, found in outcome.items() if isinstance(found, int)]
+    assert (len(outcome), len(readable)) == (146, 123)
+    reasons = Counter(found for found in outcome.values() if isinstance(found, str))
+    # plans, reports, waveforms and fragments of headers have no picture in them
+    assert reasons["The file declares no image size."] == 15
+    assert sum(reasons.values()) == 23
 
 
 @pytest.mark.parametrize(
