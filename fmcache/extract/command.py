@@ -11,6 +11,7 @@ from fmcache.errors import MissingExtra, UsageError
 from fmcache.extract.dataset import load_dataset
 from fmcache.extract.options import ExtractOptions, ExtractSummary
 from fmcache.extract.plan import parse_shard
+from fmcache.extract.preprocess import Preprocess, fairmedfm_preprocess
 from fmcache.extract.registry import load_model, resolve_model
 from fmcache.progress import Progress, Silent
 from fmcache.settings import Settings
@@ -53,6 +54,7 @@ def extract_command(
     files = _checkpoints(checkpoint, [card.id for card in cards], list(models), settings)
     part = parse_shard(shard) if shard else None
     data = load_dataset(dataset, root=root, settings=settings)
+    seen = _preprocess(preprocess, data.name)
     try:
         import torch
     except ModuleNotFoundError:
@@ -86,7 +88,7 @@ def extract_command(
                 checkpoint=files.get(card.id),
                 pool=pool or settings.models.get(card.id, {}).get("pool"),
                 device=place,
-                preprocess=preprocess,
+                preprocess=seen,
             )
         )
         progress.note(f"{card.id}: weights {loaded[-1].weights_sha256[:12]} from {loaded[-1].source}")
@@ -113,6 +115,19 @@ def _checkpoints(
                 f"Type: --checkpoint {ids[0]}=FILE",
             )
     return files
+
+
+def _preprocess(name: str, dataset: str) -> Preprocess | None:
+    """None: each model's own."""
+    if name == "native":
+        return None
+    if name == "fairmedfm":
+        return fairmedfm_preprocess(dataset)
+    raise UsageError(
+        f"--preprocess {name} means nothing.",
+        "It is native (each model's own) or fairmedfm (that benchmark's, by dataset).",
+        "Type: --preprocess native",
+    )
 
 
 def _device(name: str, torch: Any) -> str:

@@ -27,6 +27,7 @@ INTERPOLATION = {
     "box": Image.Resampling.BOX,
     "hamming": Image.Resampling.HAMMING,
 }
+EVERY_PIXEL = 1 << 30  # no image has so many on a side: nothing may be dropped
 RESIZES = ("shortest", "squash", "none")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -85,9 +86,9 @@ class Geometry:
         return self.size if self.crop is None else self.crop
 
     @property
-    def decode_target(self) -> int | None:
-        """The shortest side a decoder has to keep for this geometry; None: it must keep every pixel."""
-        return None if self.resize == "none" else self.size
+    def needed_side(self) -> int:
+        """The shortest side in pixels that a decoder has to keep for this geometry."""
+        return EVERY_PIXEL if self.resize == "none" else self.size
 
 
 def shortest_side(geometries: Sequence[Geometry]) -> int | None:

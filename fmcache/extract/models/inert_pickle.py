@@ -87,7 +87,7 @@ def _tensor(storage: Any, offset: int, size: Sequence[int], stride: Sequence[int
         return Inert()
     size, stride = tuple(map(int, size)), tuple(map(int, stride))
     last = int(offset) + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if 0 not in size and not (0 <= offset and min((0, *stride)) == 0 and last < len(storage)):
+    if 0 not in size and not (offset >= 0 and min((0, *stride)) == 0 and last < len(storage)):
         raise Malformed("A tensor reaches beyond its data.")
     return torch.as_strided(storage, size, stride, int(offset))
 

@@ -1,0 +1,172 @@
+"""Models by name: cards, and any model of timm, open_clip or the hub. No torch until one is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fmcache.errors import MissingExtra, ModelError, UsageError
+from fmcache.extract.models.card import Card, Network, Weights
+from fmcache.extract.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    import torch
+
+# modules of fmcache.extract.models that hold cards, in the order in which they are listed
+FAMILIES = ("dinov2", "efficientnet")
+# prefix of a name → the module that makes a card of what follows
+OPEN = {"timm": "timm_names", "open_clip": "open_clip_names", "hf": "hf_names"}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A frozen model on a device, and everything that names it.
+
+    Attributes
+    ----------
+    pool : the embedding it gives. preprocess : what it wants to see. d : width of the embedding.
+    weights_sha256 : over the tensors of the file, by name. source : where they came from, for people.
+    network : the built network; its ``module`` is on `device`.
+    """
+
+    card: Card
+    pool: str
+    preprocess: Preprocess
+    d: int
+    weights_sha256: str
+    source: str
+    network: Network
+    device: str = "cpu"
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """[b, 3, s, s], normalised → [b, d]."""
+        return self.network.heads[self.pool](x)
+
+    def document(self) -> dict[str, Any]:
+        """The part of an entry's key that names this model."""
+        return {
+            "id": self.card.id,
+            "version": self.card.version,
+            "architecture": self.card.architecture,
+            "weights_sha256": self.weights_sha256,
+            "pool": self.pool,
+            "preprocess": self.preprocess.document(),
+        }
+
+
+def list_models() -> list[Card]:
+    """Every card, in the order of the families."""
+    return [card for family in FAMILIES for card in _family(family).CARDS]
+
+
+def resolve_model(name: str) -> Card:
+    """The card of a name: a card's id or alias, ``timm/NAME``, ``open_clip/NAME[@TAG]``, ``hf/ORG/NAME``.
+
+    Raises
+    ------
+    ModelError : no such name, with the nearest ones.
+    """
+    prefix, slash, rest = name.partition("/")
+    if slash:
+        if prefix in OPEN and rest:
+            return _family(OPEN[prefix]).named(name, rest)
+        raise ModelError(
+            f"There is no model {name!r}.",
+            f"Names with a slash begin with {', '.join(f'{known}/' for known in OPEN)}.",
+            f"Did you mean hf/{name}?",
+        )
+    cards = {card.id: card for card in list_models()}
+    aliases = {alias: to for family in FAMILIES for alias, to in _family(family).ALIASES.items()}
+    wanted = name.lower().replace("_", "-")
+    wanted = aliases.get(wanted, wanted)
+    if wanted in cards:
+        return cards[wanted]
+    near = get_close_matches(wanted, [*cards, *aliases], n=3, cutoff=0.5)
+    raise ModelError(
+        f"There is no model {name!r}.",
+        f"Nearest names: {', '.join(near)}." if near else f"There are {len(cards)} cards.",
+        f"Did you mean {near[0]}? `fmcache models` lists them." if near else "Type: fmcache models",
+    )
+
+
+def load_model(
+    card: Card,
+    *,
+    checkpoint: str | Path | None = None,
+    pool: str | None = None,
+    device: str = "cpu",
+    preprocess: Preprocess | None = None,
+) -> LoadedModel:
+    """Read the weights, build the network, and put it on a device.
+
+    Parameters
+    ----------
+    checkpoint : a file or folder with the weights. None: the package or the hub that the card names.
+    pool : one of the card's pools. None: its default.
+    preprocess : in place of the model's own.
+
+    Raises
+    ------
+    ModelError : the weights are not there, cannot be read, or are not this model's. UsageError : no such pool.
+    MissingExtra : torch, or a package that carries the weights, is not installed.
+    """
+    _require_torch(card)
+    from fmcache.extract.checkpoints import weights_digest
+    from fmcache.extract.torchvision_fix import make_torchvision_importable
+    from fmcache.extract.weights import find_weights
+
+    if card.pools and pool is not None and pool not in card.pools:
+        raise _no_such_pool(card, pool, card.pools)
+    make_torchvision_importable()
+    family = _family(card.family)
+    complete: Callable[[Card], Card] | None = getattr(family, "complete", None)
+    if complete is not None:
+        card = complete(card)
+    weights: Weights = find_weights(card, Path(checkpoint) if checkpoint is not None else None)
+    digest = weights_digest(weights.state)
+    network: Network = family.build(card, weights, preprocess or card.preprocess)
+    heads = tuple(network.heads)
+    chosen = pool or heads[0]
+    if chosen not in heads:
+        raise _no_such_pool(card, chosen, heads)
+    network.module.to(device)
+    network = replace(network, preprocess=preprocess or network.preprocess)
+    d = _width(network, chosen, device)
+    return LoadedModel(card, chosen, network.preprocess, d, digest, weights.source, network, device)
+
+
+def _width(network: Network, pool: str, device: str) -> int:
+    """Width of an embedding: one black image tells, and shows that the network takes the size of its input."""
+    import torch
+
+    side = network.preprocess.geometry.side
+    with torch.inference_mode():
+        return int(network.heads[pool](torch.zeros(1, 3, side, side, device=device)).shape[1])
+
+
+def _no_such_pool(card: Card, pool: str, known: tuple[str, ...]) -> UsageError:
+    near = get_close_matches(pool, known, n=1, cutoff=0.3)
+    return UsageError(
+        f"{card.id} has no embedding {pool!r}.",
+        f"It has: {', '.join(known)}.",
+        f"Type: --pool {(near or known)[0]}",
+    )
+
+
+def _family(name: str) -> Any:
+    return import_module(f"fmcache.extract.models.{name}")
+
+
+def _require_torch(card: Card) -> None:
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        raise MissingExtra(
+            f"Loading {card.id} needs torch.",
+            "It is not installed.",
+            'Type: python -m pip install "fmcache[extract]"',
+        )

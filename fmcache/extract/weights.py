@@ -1,0 +1,38 @@
+"""Where the weights of a card come from: a file that the user names, a Python package, or the hub. Never random."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fmcache.errors import ModelError
+from fmcache.extract.checkpoints import read_checkpoint
+from fmcache.extract.hub import hub_file
+from fmcache.extract.models.card import Card, Weights
+from fmcache.extract.packages import package_file, read_onnx
+
+
+def find_weights(card: Card, checkpoint: Path | None) -> Weights:
+    """Read the weights of `card`.
+
+    Raises
+    ------
+    ModelError, MissingExtra : not there, not readable, not the published ones.
+    """
+    where = card.published
+    if checkpoint is not None:
+        checkpoint = checkpoint.expanduser()
+        state = read_checkpoint(checkpoint)
+        return Weights(state, checkpoint.name, checkpoint if checkpoint.is_dir() else checkpoint.parent)
+    if where.package:
+        path = package_file(card)
+        state = read_onnx(path) if path.suffix == ".onnx" else read_checkpoint(path)
+        package, version = where.package.split("==")
+        return Weights(state, f"{card.id} ({package} {version})")
+    if where.hub:
+        path, commit = hub_file(card)
+        return Weights(read_checkpoint(path), f"{where.hub}@{commit[:12]}", path.parent)
+    raise ModelError(
+        f"The weights of {card.id} cannot be downloaded by fmcache.",
+        f"They are at {where.url}" + (f"; {where.gated}" if where.gated else "."),
+        "Download them and type: --checkpoint FILE",
+    )
