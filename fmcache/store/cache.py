@@ -25,6 +25,7 @@ from fmcache.store.runs import Run, publish_run, read_run
 from fmcache.store.schema import RESULT_COLUMNS, ROW_COLUMNS, UNIT_COLUMNS, conform, empty
 from fmcache.store.segment import SegmentWriter
 from fmcache.store.tables import read_table, table_bytes
+from fmcache.store.texts import Texts
 from fmcache.store.workspace import block_rows_for, locked, open_workspace, workspace_name
 
 IDENTITY = "fmcache.json"
@@ -167,7 +168,8 @@ class Cache:
             f"It holds {', '.join(known[:6]) or 'none of any model'}{' …' if len(known) > 6 else ''}.",
             f"Did you mean {near[0]}?"
             if near
-            else f"Type: fmcache extract --model {model} --dataset {dataset}",
+            else f"Type: fmcache extract --model {model} --dataset {dataset}"
+            + ("" if kind == "image" else f" --kind {kind}"),
         )
 
     def stored(self, model: str, dataset: str, kind: str, key: str) -> Stored:
@@ -199,6 +201,15 @@ class Cache:
         order = ["sample_id", "slice", *(name for name in samples.columns if name != "sample_id")]
         missing = _missing_samples(samples, stored, here)
         return Embeddings(entry, here.select(order), missing, where, verify or self._verify)
+
+    def texts(self, model: str, dataset: str, *, key: str | None = None, verify: str | None = None) -> Texts:
+        """The embedded text prompts of a model for the labels of a dataset.
+
+        Raises
+        ------
+        MissingEntry, AmbiguousEntry, CorruptCache.
+        """
+        return Texts(self.entry(model, dataset, "text", key), verify or self._verify)
 
     @contextmanager
     def segment(
