@@ -29,13 +29,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmcache.probe.lbfgs import minimise
+from fmcache.probe.centred import Centred, Matrix, Streamed, centre
+from fmcache.probe.lbfgs import minimise, minimise_streamed
 from fmcache.shapes import Bool, Float
 
 TOLERANCE = 2e-6
 PASSES = (60, 400)  # at most, in float32 and then in float64
-_BLOCK_ROWS = {"cpu": 2048}  # a block's logits stay in cache; accelerators take larger ones
-_BLOCK_ROWS_ACCELERATOR = 32768
+COARSE = 1e-3  # the tolerance with bfloat16 rows, whose products are good to three digits
+PRECISIONS = ("float32", "bfloat16")
 _DOUBLE_VALUES = 1 << 27  # values of x; a float64 copy takes at most 1 GiB
 
 
@@ -49,6 +50,7 @@ class Fit:
     gradient : [m, c], norm of the gradient in the preconditioned variables at the end.
     converged : [m, c], whether that is below the tolerance.
     passes : how often the data were read.
+    excess : [m, c], with bfloat16 rows: an estimate of F - F* in float32, |g|²/2; else zeros.
     """
 
     w: Float[np.ndarray, "m c d"]
@@ -56,62 +58,17 @@ class Fit:
     gradient: Float[np.ndarray, "m c"]
     converged: Bool[np.ndarray, "m c"]
     passes: int
-
-
-@dataclass(frozen=True)
-class Centred:
-    """Training rows, centred and cut into blocks (the last one padded with zeros), and their eigenbasis.
-
-    Attributes
-    ----------
-    blocks : [B, r, d] float32. n : rows that are real.
-    mean : [d] float64. basis : [d, d] float64, eigenvectors in columns. variances : [d] float64, their eigenvalues.
-    """
-
-    blocks: Float[np.ndarray, "B r d"]
-    n: int
-    mean: Float[np.ndarray, " d"]
-    basis: Float[np.ndarray, "d d"]
-    variances: Float[np.ndarray, " d"]
-
-    @property
-    def scale(self) -> float:
-        """The mean variance of a feature; penalties in its unit do not depend on the embedding's scale."""
-        return float(self.variances.mean())
-
-
-def centre(x: Float[np.ndarray, "n d"]) -> Centred:
-    """Centre rows (any float dtype; not changed) and find the eigenbasis of their covariance.
-
-    The Gram matrix is BLAS syrk by blocks, summed in float64; it needs only be good enough to precondition.
-    """
-    n, d = x.shape
-    if n == 0:
-        raise ValueError("no rows to fit")
-    rows = min(_BLOCK_ROWS.get(jax.default_backend(), _BLOCK_ROWS_ACCELERATOR), n)
-    count = -(-n // rows)
-    mean = np.zeros(d)
-    for start in range(0, n, rows):
-        mean += x[start : start + rows].sum(axis=0, dtype=np.float64)
-    mean /= n
-    blocks = np.zeros((count, rows, d), np.float32)
-    gram = np.zeros((d, d))
-    for index in range(count):
-        part = x[index * rows : (index + 1) * rows]
-        block = blocks[index, : len(part)]
-        np.subtract(part, mean, out=block, casting="unsafe")
-        gram += block.T @ block
-    variances, basis = np.linalg.eigh(gram / n)
-    return Centred(blocks, n, mean, basis, np.maximum(variances, 0))
+    excess: Float[np.ndarray, "m c"]
 
 
 def fit_logistic(
-    x: Float[np.ndarray, "n d"] | Centred,
+    x: Matrix | Centred,
     y: Float[np.ndarray, "n c"],
     penalties: Sequence[float],
     *,
     weights: Float[np.ndarray, "n c"] | None = None,
     tolerance: float = TOLERANCE,
+    precision: str = "float32",
 ) -> Fit:
     """Fit all labels under all penalties.
 
@@ -122,6 +79,8 @@ def fit_logistic(
     penalties : λ > 0, per sample, on the scale of x.
     weights : of each row in each label's mean loss, ≥ 0 (a row that counts twice has twice the weight); None: all 1.
     tolerance : of the gradient's norm in the preconditioned variables.
+    precision : of the rows in the products, ``float32`` or ``bfloat16`` (half the memory; sums stay in float32). The
+        price of the latter is measured in one more pass and returned as `Fit.excess`.
 
     Raises
     ------
@@ -147,23 +106,42 @@ def fit_logistic(
     lam = np.asarray(penalties, np.float64)
     if not (lam > 0).all():
         raise ValueError("penalties are positive")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is one of {', '.join(PRECISIONS)}")
     prevalence = positive / weighed
     v = np.zeros((lam.size, y.shape[1], data.mean.size + 1))
     v[..., -1] = np.log(prevalence / (1 - prevalence)) * np.sqrt(prevalence * (1 - prevalence))
     weight /= weighed
-    v, gradient, passes = _solve(data, truth, weight, prevalence, lam, v, tolerance, np.float32)
-    if (gradient > tolerance).any() and data.blocks.size <= _DOUBLE_VALUES:
+    asked = _Ask(data, truth, weight, prevalence, lam)
+    coarse = precision == "bfloat16"
+    v, gradient, passes = _solve(
+        asked, v, max(tolerance, COARSE) if coarse else tolerance, jnp.float32, coarse
+    )
+    excess = np.zeros_like(gradient)
+    if coarse:
+        _, gradient, more = _solve(asked, v, np.inf, jnp.float32)
+        excess, tolerance, passes = gradient**2 / 2, COARSE * 10, passes + more
+    elif (gradient > tolerance).any() and data.blocks.size <= _DOUBLE_VALUES:
         j, l = (np.flatnonzero((gradient > tolerance).any(axis=axis)) for axis in (1, 0))
         grid = np.ix_(j, l)
+        some = _Ask(data, truth[:, l], weight[:, l], prevalence[l], lam[j])
         with jax.enable_x64(True):
-            v[grid], gradient[grid], more = _solve(
-                data, truth[:, l], weight[:, l], prevalence[l], lam[j], v[grid], tolerance / 10, np.float64
-            )
+            v[grid], gradient[grid], more = _solve(some, v[grid], tolerance / 10, jnp.float64)
         passes += more
     scale, scale_b = _scales(data, prevalence, lam)
     w = (v[..., :-1] * scale) @ data.basis.T
     b = v[..., -1] * scale_b - w @ data.mean
-    return Fit(w, b, gradient, gradient <= tolerance, passes)
+    return Fit(w, b, gradient, gradient <= tolerance, passes, excess)
+
+
+class _Ask(NamedTuple):
+    """What is to be fitted: truth and weight [n, c] (weight sums to 1 in each column), prevalence [c], lam [m]."""
+
+    data: Centred
+    truth: np.ndarray
+    weight: np.ndarray
+    prevalence: np.ndarray
+    lam: np.ndarray
 
 
 def _scales(data: Centred, prevalence: np.ndarray, lam: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -174,31 +152,37 @@ def _scales(data: Centred, prevalence: np.ndarray, lam: np.ndarray) -> tuple[np.
 
 
 def _solve(
-    data: Centred,
-    truth: np.ndarray,
-    weight: np.ndarray,
-    prevalence: np.ndarray,
-    lam: np.ndarray,
-    start: np.ndarray,
-    tolerance: float,
-    dtype: Any,
+    ask: _Ask, start: np.ndarray, tolerance: float, dtype: Any, coarse: bool = False
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Minimise from `start` [m, c, d+1] in one dtype; returns v, the gradient's norms [m, c] and the passes."""
     m, c, width = start.shape
-    count, rows, _ = data.blocks.shape
-    scale, scale_b = _scales(data, prevalence, lam)
-    problem = _Problem(
-        x=jnp.asarray(data.blocks, dtype),
-        y=jnp.asarray(_blocked(truth, count, rows), dtype),
-        weight=jnp.asarray(_blocked(weight, count, rows), dtype),
-        basis=jnp.asarray(data.basis, dtype),
+    blocks = ask.data.blocks
+    count, rows, _ = blocks.shape
+    scale, scale_b = _scales(ask.data, ask.prevalence, ask.lam)
+    columns = _Columns(
+        basis=jnp.asarray(ask.data.basis, dtype),
         scale=jnp.asarray(scale.reshape(m * c, width - 1), dtype),
         scale_b=jnp.asarray(np.tile(scale_b, m), dtype),
-        lam=jnp.asarray(np.repeat(lam, c), dtype),
+        lam=jnp.asarray(np.repeat(ask.lam, c), dtype),
     )
+    y, weight = (_blocked(values, count, rows, dtype) for values in (ask.truth, ask.weight))
+    kind = jnp.bfloat16 if coarse else dtype
     v0 = jnp.asarray(start.reshape(m * c, width), dtype)
-    limit = PASSES[dtype is np.float64]
-    v, gradient, passes = minimise(_evaluate, problem, v0, jnp.asarray(tolerance, dtype), limit)
+    aim = jnp.asarray(tolerance, dtype)
+    limit = PASSES[dtype == jnp.float64]
+    if isinstance(blocks, Streamed):
+
+        def evaluate(v: Any) -> tuple[Any, Any]:
+            w, b = _UNPACK(columns, v)
+            sums = _zeros(w)
+            for index, x in enumerate(blocks):
+                sums = _ADD(sums, (jnp.asarray(x, kind), y[index], weight[index]), w, b)
+            return _FINISH(columns, w, sums)
+
+        v, gradient, passes = minimise_streamed(evaluate, v0, aim, limit)
+    else:
+        problem = _Problem(jnp.asarray(blocks, kind), jnp.asarray(y), jnp.asarray(weight), columns)
+        v, gradient, passes = minimise(_evaluate, problem, v0, aim, limit)
     return (
         np.asarray(v, np.float64).reshape(m, c, width),
         np.asarray(gradient, np.float64).reshape(m, c),
@@ -206,51 +190,76 @@ def _solve(
     )
 
 
-def _blocked(values: np.ndarray, count: int, rows: int) -> np.ndarray:
-    padded = np.zeros((count * rows, values.shape[1]))
+def _blocked(values: np.ndarray, count: int, rows: int, dtype: Any) -> np.ndarray:
+    padded = np.zeros((count * rows, values.shape[1]), dtype)
     padded[: len(values)] = values
     return padded.reshape(count, rows, -1)
 
 
-class _Problem(NamedTuple):
-    """What a pass needs; passed to the compiled program as arguments, never closed over.
+class _Columns(NamedTuple):
+    """basis [d, d], scale [K, d], scale_b [K], lam [K]; column k = penalty * c + label."""
 
-    x [B, r, d], y and weight [B, r, c] (weight 1/n_c where known, else 0), basis [d, d], scale [K, d],
-    scale_b [K], lam [K]; column k = penalty * c + label.
-    """
-
-    x: Any
-    y: Any
-    weight: Any
     basis: Any
     scale: Any
     scale_b: Any
     lam: Any
 
 
+class _Problem(NamedTuple):
+    """What a pass needs; passed to the compiled program as arguments, never closed over.
+
+    x [B, r, d], y and weight [B, r, c] (weight 1/n_c where known, else 0).
+    """
+
+    x: Any
+    y: Any
+    weight: Any
+    columns: _Columns
+
+
+_exact = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+def _unpack(p: _Columns, v: Any) -> tuple[Any, Any]:
+    """w [K, d] and b [K] of the centred rows."""
+    return _exact(p.scale * v[:, :-1], p.basis.T), p.scale_b * v[:, -1]
+
+
+def _zeros(w: Any) -> tuple[Any, Any, Any]:
+    k = w.shape[0]
+    return jnp.zeros(k, w.dtype), jnp.zeros_like(w), jnp.zeros(k, w.dtype)
+
+
+def _add(sums: tuple[Any, Any, Any], rows: tuple[Any, Any, Any], w: Any, b: Any) -> tuple[Any, Any, Any]:
+    """Loss [K] and its gradients in w [K, d] and b [K], with one more block's rows."""
+    loss, grad_w, grad_b = sums
+    x, y, weight = rows
+    k, c = w.shape[0], y.shape[1]
+    product = partial(_exact, preferred_element_type=w.dtype)
+    z = (product(x, w.T.astype(x.dtype)) + b[None, :]).reshape(x.shape[0], k // c, c)
+    y, weight = y[:, None, :], weight[:, None, :]
+    small = jnp.exp(-jnp.abs(z))
+    softplus = jnp.maximum(z, 0) + jnp.log1p(small)
+    sigmoid = jnp.where(z >= 0, 1 / (1 + small), small / (1 + small))
+    residual = (weight * (sigmoid - y)).reshape(x.shape[0], k)
+    loss = loss + (weight * (softplus - y * z)).sum(axis=0).reshape(k)
+    # (residual.T @ x) reads x by rows; XLA on CPU runs x.T @ residual at half the speed
+    return loss, grad_w + product(residual.T.astype(x.dtype), x), grad_b + residual.sum(axis=0)
+
+
+def _finish(p: _Columns, w: Any, sums: tuple[Any, Any, Any]) -> tuple[Any, Any]:
+    """F [K] and its gradient in v [K, d+1]."""
+    loss, grad_w, grad_b = sums
+    loss = loss + p.lam / 2 * (w**2).sum(axis=1)
+    grad_v = p.scale * _exact(grad_w + p.lam[:, None] * w, p.basis)
+    return loss, jnp.concatenate([grad_v, (p.scale_b * grad_b)[:, None]], axis=1)
+
+
+_UNPACK, _ADD, _FINISH = jax.jit(_unpack), jax.jit(_add), jax.jit(_finish)
+
+
 def _evaluate(p: _Problem, v: Any) -> tuple[Any, Any]:
     """F [K] and its gradient in v [K, d+1], in one pass over the blocks."""
-    k, c = v.shape[0], p.y.shape[2]
-    exact = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-    w = exact(p.scale * v[:, :-1], p.basis.T)
-    b = p.scale_b * v[:, -1]
-    w_t = w.T
-
-    def block(carry: tuple[Any, Any, Any], xs: tuple[Any, Any, Any]) -> tuple[tuple[Any, Any, Any], None]:
-        loss, grad_w, grad_b = carry
-        x, y, weight = xs
-        z = (exact(x, w_t) + b[None, :]).reshape(x.shape[0], k // c, c)
-        y, weight = y[:, None, :], weight[:, None, :]
-        small = jnp.exp(-jnp.abs(z))
-        softplus = jnp.maximum(z, 0) + jnp.log1p(small)
-        sigmoid = jnp.where(z >= 0, 1 / (1 + small), small / (1 + small))
-        residual = (weight * (sigmoid - y)).reshape(x.shape[0], k)
-        loss = loss + (weight * (softplus - y * z)).sum(axis=0).reshape(k)
-        # (residual.T @ x) reads x by rows; XLA on CPU runs x.T @ residual at half the speed
-        return (loss, grad_w + exact(residual.T, x), grad_b + residual.sum(axis=0)), None
-
-    zero = (jnp.zeros(k, w.dtype), jnp.zeros_like(w), jnp.zeros(k, w.dtype))
-    (loss, grad_w, grad_b), _ = jax.lax.scan(block, zero, (p.x, p.y, p.weight))
-    loss = loss + p.lam / 2 * (w**2).sum(axis=1)
-    grad_v = p.scale * exact(grad_w + p.lam[:, None] * w, p.basis)
-    return loss, jnp.concatenate([grad_v, (p.scale_b * grad_b)[:, None]], axis=1)
+    w, b = _unpack(p.columns, v)
+    sums, _ = jax.lax.scan(lambda sums, rows: (_add(sums, rows, w, b), None), _zeros(w), (p.x, p.y, p.weight))
+    return _finish(p.columns, w, sums)

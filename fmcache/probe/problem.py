@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fmcache.probe.logistic import Centred
+from fmcache.probe.centred import Centred
 from fmcache.shapes import Bool, Float, Int
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import polars as pl
 
 from fmcache.errors import FmcacheError, MissingEntry, UsageError
-from fmcache.probe.logistic import centre, fit_logistic
+from fmcache.probe.centred import centre
+from fmcache.probe.logistic import fit_logistic
 from fmcache.probe.penalties import GRID, choose
 from fmcache.probe.pooling import check, pool, samples_of
 from fmcache.probe.splits import SPLITS, make_splits

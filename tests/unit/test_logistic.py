@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fmcache.probe.logistic import centre, fit_logistic
+from fmcache.probe.centred import centre
+from fmcache.probe.logistic import fit_logistic
 from fmcache.probe.penalties import DEFAULT, choose
 
 
