@@ -1,4 +1,4 @@
-"""One self-contained HTML file of all results: no script, no network, no ids, no small cells."""
+"""One self-contained HTML file of all results: no network, no ids, no small cells; one script, named by its hash."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ import polars as pl
 from markupsafe import Markup
 
 from fmcache.analyze.report import figures, sentences, series, tables
+from fmcache.analyze.report.explorer import Explorer, explore
 from fmcache.analyze.report.provenance import facts, provenance
 from fmcache.analyze.report.views import Attribute, View, views
-from fmcache.analyze.report.wording import clean, printed, spoken
+from fmcache.analyze.report.wording import clean, decimal, printed, spoken
 from fmcache.errors import MissingEntry, UsageError
 from fmcache.store.durable import storage_errors
 
@@ -44,6 +45,14 @@ class CacheLike(Protocol):
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """A figure and its caption."""
+
+    caption: str
+    svg: Markup
+
+
+@dataclass(frozen=True)
 class Block:
     """One attribute of one view, ready to print."""
 
@@ -53,7 +62,9 @@ class Block:
     groups: tables.Table
     disparities: tables.Table
     others: tables.Table
-    figures: Sequence[Markup]
+    figures: Sequence[Drawing]
+    explorer: Explorer | None
+    strip: Markup | None
     remarks: Sequence[str]
 
 
@@ -120,7 +131,7 @@ def render(
         found += of_run
         for view in of_run:
             sections.append(_section(cache, f"v{len(sections) + 1}", view, predictions, min_cell))
-    css = _resource("report.css")
+    css, script = _resource("report.css"), _resource("explorer.js")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_resource),
         autoescape=True,
@@ -132,7 +143,10 @@ def render(
     return environment.get_template("report.html.j2").render(
         title=title or TITLE,
         css=Markup(css),
-        css_digest=base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
+        css_digest=_digest(css),
+        script=Markup(script) if any(block.explorer for one in sections for block in one.blocks) else None,
+        script_digest=_digest(script),
+        decimal=decimal,
         sections=sections,
         verdicts=sentences.VERDICTS,
         truth=tables.truth_table(extra["truth"], found) if extra.get("truth") else None,
@@ -147,6 +161,11 @@ def render(
 
 def _resource(name: str) -> str:
     return (resources.files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    """For the content security policy: the page may run and use just this text."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _names(names: Iterable[str]) -> list[str]:
@@ -215,19 +234,24 @@ def _block(
     identity: str, view: View, attribute: Attribute, rows: pl.DataFrame, whole: Any, floor: int
 ) -> Block:
     name = spoken(attribute.name)
-    drawn: list[Markup] = []
+    drawn: list[Drawing] = []
     remarks = []
-    curves = series.all_series(rows, view, attribute, floor)
+    grouped = series.rows_by_group(rows, view, attribute)
+    curves = series.all_series(grouped, floor)
     slots = series.slots(view, attribute)
+    explorer = explore(grouped, view.threshold, floor)
     if attribute.shown:
-        drawn.append(
-            figures.forest(attribute.shown, slots, view.overall, f"AUC by {name}", f"{identity}-forest")
-        )
+        drawing = figures.forest(attribute.shown, slots, view.overall, f"AUC by {name}", f"{identity}-forest")
+        drawn.append(Drawing("AUC by group", drawing))
     if curves:
-        drawn.append(figures.roc_figure(curves, f"ROC curves by {name}", f"{identity}-roc", whole))
+        drawing = figures.roc_figure(curves, f"ROC curves by {name}", f"{identity}-roc", whole)
+        drawn.append(Drawing("ROC curve and operating point", drawing))
+        drawing = figures.pr_figure(curves, f"Precision-recall curves by {name}", f"{identity}-pr")
+        drawn.append(Drawing("Precision and recall", drawing))
     calibrated = [one for one in curves if one.bins]
     if calibrated:
-        drawn.append(figures.calibration_figure(calibrated, f"Calibration by {name}", f"{identity}-cal"))
+        drawing = figures.calibration_figure(calibrated, f"Calibration by {name}", f"{identity}-cal")
+        drawn.append(Drawing("Calibration", drawing))
     elif curves:
         remarks.append("No calibration curve: the score is a decision or not a probability.")
     if attribute.shown and not curves:
@@ -242,6 +266,12 @@ def _block(
         disparities=tables.disparity_table(attribute),
         others=tables.disparity_table(attribute, main=False),
         figures=drawn,
+        explorer=explorer,
+        strip=figures.explorer_figure(
+            explorer, f"Sensitivity and false alarms by {name}", f"{identity}-strip"
+        )
+        if explorer
+        else None,
         remarks=remarks,
     )
 

@@ -46,6 +46,29 @@ def roc(y: Float[ndarray, " n"], score: Float[ndarray, " n"]) -> Float[ndarray, 
     return np.stack([np.r_[0.0, grid], np.r_[0.0, np.interp(grid, fpr[top], tpr[top])]])
 
 
+def precision_recall(y: Float[ndarray, " n"], score: Float[ndarray, " n"]) -> Float[ndarray, "2 k"]:
+    """Precision-recall curve (recall, precision) at GRID recalls above 0.
+
+    Between two thresholds true and false positives grow in proportion, so precision is not interpolated itself
+    (Davis & Goadrich, ICML 2006). Returns an array with k = 0 when a class is absent.
+    """
+    positives = int((y == 1).sum())
+    negatives = len(y) - positives
+    if not positives or not negatives:
+        return np.zeros((2, 0))
+    order = np.argsort(-score, kind="stable")
+    ranked, truth = score[order], y[order]
+    last = np.flatnonzero(np.r_[ranked[1:] != ranked[:-1], True])
+    tp = np.r_[0.0, np.cumsum(truth)[last]]
+    fp = np.r_[0.0, np.cumsum(1 - truth)[last]]
+    recall = np.linspace(0, 1, GRID)[1:] if len(tp) > GRID // 4 else np.unique(tp)[1:] / positives
+    found = recall * positives
+    false = np.interp(
+        np.nextafter(found, 0), tp, fp
+    )  # from below: a recall is reached with its fewest false alarms
+    return np.stack([recall, found / (found + false)])
+
+
 def calibration(
     y: Float[ndarray, " n"], score: Float[ndarray, " n"], patient: Int[ndarray, " n"], floor: int
 ) -> list[Bin]:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from numpy import ndarray
 
 from fmcache.analyze.report.curves import Bin
+from fmcache.analyze.report.explorer import Explorer
 from fmcache.analyze.report.svg import DASHES, Scale, element, figure, label, line, mark, polyline
 from fmcache.analyze.report.views import Group, Number
 from fmcache.analyze.report.wording import DASH, count, decimal, interval, spoken
@@ -31,6 +32,7 @@ class Series:
     slot: int
     group: Group
     roc: Float[ndarray, "2 k"]
+    pr: Float[ndarray, "2 m"]
     bins: Sequence[Bin]
 
 
@@ -110,11 +112,75 @@ def roc_figure(
         words = f"{spoken(one.group.name)}: sensitivity {decimal(tpr)}, false alarms {decimal(fpr)}"
         told.append(words)
         if math.isfinite(fpr) and math.isfinite(tpr):
-            points.append(mark(one.slot, x(fpr), y(tpr), f"mark point s{one.slot}", 5.5, words))
+            points.append(
+                _moving(
+                    one.slot, "fpr tpr", mark(one.slot, x(fpr), y(tpr), f"mark point s{one.slot}", 5.5, words)
+                )
+            )
     parts += points
     key, bottom = _key(series, _TOP + _PLOT + 56, ["AUC " + decimal(_auc(one)) for one in series])
     description = "Markers are the operating point. " + "; ".join(told) + "."
     return figure(WIDTH, bottom, title, description, identity, *parts, *key)
+
+
+def pr_figure(series: Sequence[Series], title: str, identity: str) -> Markup:
+    """Precision-recall curve of each group with its operating point, and its prevalence as a tick at the right."""
+    x, y = Scale(0, 1, _LEFT, _RIGHT), Scale(0, 1, _TOP + _PLOT, _TOP)
+    parts = [*_frame(x, y, "Sensitivity (recall)", "Precision (PPV)", diagonal=False)]
+    told, points = [], []
+    for one in series:
+        numbers = one.group.numbers
+        if one.pr.size:
+            parts.append(
+                polyline(((x(a), y(b)) for a, b in one.pr.T), f"curve s{one.slot}", DASHES[one.slot])
+            )
+        share = one.group.prevalence.value
+        if math.isfinite(share):
+            parts.append(line(x(0.965), y(share), x(1), y(share), f"whisker s{one.slot}"))
+        tpr, ppv = (numbers.get(name, Number()).value for name in ("tpr", "ppv"))
+        words = f"{spoken(one.group.name)}: sensitivity {decimal(tpr)}, precision {decimal(ppv)}"
+        told.append(f"{words}, prevalence {decimal(share)}")
+        if math.isfinite(ppv) and math.isfinite(tpr):
+            drawn = mark(one.slot, x(tpr), y(ppv), f"mark point s{one.slot}", 5.5, words)
+            points.append(_moving(one.slot, "tpr ppv", drawn))
+    values = ["AUPRC " + decimal(one.group.numbers.get("auprc", Number()).value) for one in series]
+    key, bottom = _key(series, _TOP + _PLOT + 56, values)
+    description = (
+        "Markers are the operating point, ticks at the right the prevalence. " + "; ".join(told) + "."
+    )
+    return figure(WIDTH, bottom, title, description, identity, *parts, *points, *key)
+
+
+def explorer_figure(explorer: Explorer, title: str, identity: str) -> Markup:
+    """Sensitivity (filled) and false alarms (hollow) of each group on one line; the page's script moves them."""
+    x = Scale(0, 1, 14, _RIGHT - 4)
+    step, top = 46, 16
+    bottom = top + step * len(explorer.groups)
+    parts, told = [], []
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        parts.append(line(x(tick), top, x(tick), bottom, "grid"))
+        parts.append(label(x(tick), bottom + 18, f"{tick:g}", "tick", "middle"))
+    for i, moves in enumerate(explorer.groups):
+        y = top + step * i
+        _, tpr, fpr, _ = moves.rates(explorer.start)
+        name = spoken(moves.group.name)
+        told.append(f"{name}: sensitivity {decimal(tpr)}, false alarms {decimal(fpr)}")
+        parts.append(label(14, y + 14, short_name(name), "name"))
+        parts.append(line(14, y + 30, x(1), y + 30, "grid"))
+        hollow = mark(moves.slot, x(fpr), y + 30, f"mark hollow o{moves.slot}", 5.5, f"{name}: false alarms")
+        filled = mark(moves.slot, x(tpr), y + 30, f"mark s{moves.slot}", 5.5, f"{name}: sensitivity")
+        parts += [_moving(moves.slot, "fpr", hollow), _moving(moves.slot, "tpr", filled)]
+    parts.append(line(14, bottom, x(1), bottom, "axis"))
+    key = bottom + 42
+    parts += [mark(0, 20, key - 4, "mark", 5), label(32, key, "sensitivity", "tick")]
+    parts += [mark(0, 122, key - 4, "mark hollow", 5), label(134, key, "false alarms", "tick")]
+    description = "At the threshold in use: " + "; ".join(told) + "."
+    return figure(WIDTH, key + 8, title, description, identity, *parts)
+
+
+def _moving(slot: int, axes: str, drawn: Markup) -> Markup:
+    """A marker that follows the threshold explorer: along x by the first rate, along y by the second."""
+    return element("g", drawn, data_slot=slot, data_axes=axes)
 
 
 def calibration_figure(series: Sequence[Series], title: str, identity: str) -> Markup:
@@ -168,7 +234,9 @@ def _ece(one: Series) -> float:
     return one.group.numbers.get("ece", Number()).value
 
 
-def _frame(x: Scale, y: Scale, below: str, beside: str, ticks_below: bool = True) -> list[Markup]:
+def _frame(
+    x: Scale, y: Scale, below: str, beside: str, ticks_below: bool = True, diagonal: bool = True
+) -> list[Markup]:
     parts = []
     for tick in (0, 0.25, 0.5, 0.75, 1):
         parts.append(line(x.start, y(tick), x.stop, y(tick), "grid"))
@@ -177,7 +245,8 @@ def _frame(x: Scale, y: Scale, below: str, beside: str, ticks_below: bool = True
     if ticks_below:
         parts += _ticks(x, y.start)
         parts.append(label((x.start + x.stop) / 2, y.start + 36, below, "tick", "middle"))
-    parts.append(line(x(0), y(0), x(1), y(1), "diagonal"))
+    if diagonal:
+        parts.append(line(x(0), y(0), x(1), y(1), "diagonal"))
     parts.append(line(x.start, y.start, x.stop, y.start, "axis"))
     parts.append(line(x.start, y.start, x.start, y.stop, "axis"))
     middle = (y.start + y.stop) / 2

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from fmcache.analyze.groups import UNKNOWN, group_by
-from fmcache.analyze.report.curves import Bin, calibration, roc
+from fmcache.analyze.report.curves import Bin, calibration, precision_recall, roc
 from fmcache.analyze.report.figures import SERIES, Series
 from fmcache.analyze.report.views import Attribute, Group, View
 from fmcache.errors import UsageError
@@ -35,8 +35,14 @@ def slots(view: View, attribute: Attribute) -> dict[str, int]:
     return {name: i for i, name in enumerate(group.name for group in attribute.shown if group.name in drawn)}
 
 
-def all_series(predictions: pl.DataFrame, view: View, attribute: Attribute, floor: int) -> list[Series]:
-    """Curves of the shown groups; empty when the predictions lack the attribute's columns."""
+Rows = tuple[int, Group, pl.DataFrame]
+
+
+def rows_by_group(predictions: pl.DataFrame, view: View, attribute: Attribute) -> list[Rows]:
+    """(slot, group, its rows) of the shown groups that have a slot; empty without the attribute's columns.
+
+    Rows get the columns ``person``, one number a patient, and ``probability``, the same in all rows.
+    """
     if view.overall.why is not None:
         return []
     try:
@@ -44,14 +50,29 @@ def all_series(predictions: pl.DataFrame, view: View, attribute: Attribute, floo
     except UsageError:
         return []
     names = pl.Series("group", [grouping.names[code] for code in grouping.codes], dtype=pl.String)
-    keyed = predictions.with_columns(names, probability(predictions).alias("probability"))
+    keyed = predictions.with_columns(
+        names, probability(predictions).alias("probability"), _person(predictions)
+    )
     place = slots(view, attribute)
-    found = []
-    for group in attribute.shown:
-        rows = keyed.filter(pl.col("group") == group.name)
-        if group.name in place and rows.height:
-            found.append(_series(place[group.name], group, rows, floor))
-    return sorted(found, key=lambda one: one.slot)
+    found = [
+        (place[group.name], group, keyed.filter(pl.col("group") == group.name))
+        for group in attribute.shown
+        if group.name in place
+    ]
+    return sorted((one for one in found if one[2].height), key=lambda one: one[0])
+
+
+def all_series(groups: list[Rows], floor: int) -> list[Series]:
+    """The curves of the groups."""
+    return [_series(slot, group, rows, floor) for slot, group, rows in groups]
+
+
+def _person(predictions: pl.DataFrame) -> pl.Series:
+    """0 … patients - 1; a row without a patient is its own."""
+    numbered = predictions.with_row_index("row")
+    named = pl.col("patient_id").is_not_null() & (pl.col("patient_id") != "")
+    key = pl.when(named).then("p" + pl.col("patient_id")).otherwise("r" + pl.col("row").cast(pl.String))
+    return numbered.select((key.rank("dense").cast(pl.Int64) - 1).alias("person"))["person"]
 
 
 def probability(predictions: pl.DataFrame) -> pl.Expr:
@@ -67,13 +88,7 @@ def whole_roc(predictions: pl.DataFrame) -> Float[np.ndarray, "2 k"]:
 
 def _series(slot: int, group: Group, rows: pl.DataFrame, floor: int) -> Series:
     y, score = rows["y"].cast(pl.Float64).to_numpy(), rows["score"].to_numpy()
-    numbered = rows.with_row_index("row")
-    person = numbered.select(
-        pl.coalesce(pl.col("patient_id"), pl.concat_str(pl.lit("\0"), pl.col("row").cast(pl.String)))
-        .rank("dense")
-        .alias("person")
-    )["person"]
     bins: list[Bin] = []
     if rows["probability"][0]:
-        bins = calibration(y, score, person.cast(pl.Int64).to_numpy(), floor)
-    return Series(slot, group, roc(y, score), bins)
+        bins = calibration(y, score, rows["person"].to_numpy(), floor)
+    return Series(slot, group, roc(y, score), precision_recall(y, score), bins)
