@@ -31,6 +31,7 @@ FINDINGS = {
     "nodule_or_mass": ("Nodule or mass", ("Nodule", "Mass")),
 }
 MODEL, STUDY = "dinov2-small", "phantom"
+SIDE = 168  # pixels; DINOv2 takes any multiple of 14, and this takes half the time of 224
 TEXT_MINER, NIH = "nih-text-miner", "nih-adjudicated"
 OLDEST_PLAUSIBLE = 110  # years; the published table holds ages up to 155
 
@@ -142,7 +143,7 @@ def run_demo(out: Path, progress: Progress | None = None) -> DemoOutcome:
     synthesize_phantom(study)
     extract_command(
         models=[MODEL], dataset=STUDY, root=study, cache=where, checkpoint=[], settings=Settings(),
-        autocast="bf16", progress=progress,
+        side=SIDE, progress=progress,
     )  # fmt: skip
     cache = open_cache(where)
     probe_lp(cache, models=[MODEL], datasets=[STUDY], labels=["lesion"], progress=progress)
@@ -182,8 +183,8 @@ def phantom_sentence(results: pl.DataFrame, truth: dict[tuple[str, str], float])
     gap = mine.row(by_predicate=(pl.col("metric") == "auc") & (pl.col("disparity") == "gap"), named=True)
     covers = gap["ci_low"] <= truth["auc", ""] <= gap["ci_high"]
     return (
-        f"Generated radiographs: the lesion can be seen in {truth['tpr', 'male']:.0%} of the images of ill men and in "
-        f"{truth['tpr', 'female']:.0%} of those of ill women; a probe on {MODEL} separates ill from healthy with an AUC "
+        f"Generated radiographs: a lesion can be seen in {truth['tpr', 'male']:.0%} of the ill men and in "
+        f"{truth['tpr', 'female']:.0%} of the ill women; a probe on {MODEL} separates ill from healthy with an AUC "
         f"of {auc['male']:.2f} in men and {auc['female']:.2f} in women, a gap of {gap['value']:.2f} (95 % interval "
         f"{gap['ci_low']:.2f} to {gap['ci_high']:.2f}), which {'covers' if covers else 'does not cover'} the planted "
         f"{truth['auc', '']:.2f}."

@@ -65,6 +65,9 @@ def extract(
         str | None, typer.Option(help="Which embedding: cls, mean, …; the card's default.")
     ] = None,
     preprocess: Annotated[str, typer.Option(help="native (the model's own) or fairmedfm.")] = "native",
+    side: Annotated[
+        int | None, typer.Option(min=14, help="Pixels of the model's input, for models that take any size.")
+    ] = None,
     decode: Annotated[
         str, typer.Option(help="exact, or scaled (faster JPEG, recorded in the key).")
     ] = "exact",
@@ -100,6 +103,7 @@ def extract(
             settings=known,
             pool=pool,
             preprocess=preprocess,
+            side=side,
             decode=decode,
             device=device,
             autocast=autocast,

@@ -30,6 +30,7 @@ def extract_command(
     checkpoint: Sequence[str] = (),
     pool: str | None = None,
     preprocess: str = "native",
+    side: int | None = None,
     decode: str = "exact",
     device: str = "auto",
     autocast: str = "auto",
@@ -89,6 +90,7 @@ def extract_command(
                 pool=pool or settings.models.get(card.id, {}).get("pool"),
                 device=place,
                 preprocess=seen,
+                side=side,
             )
         )
         progress.note(f"{card.id}: weights {loaded[-1].weights_sha256[:12]} from {loaded[-1].source}")

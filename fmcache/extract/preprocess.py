@@ -8,7 +8,7 @@ at a third of the work.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -124,6 +124,20 @@ class Preprocess:
 def resize_and_crop(size: int, crop: int, normalise: tuple, interpolation: str = "bicubic") -> Preprocess:
     """The usual recipe: the shorter side to `size`, the centre `crop`, then (mean, std)."""
     return Preprocess(Geometry("shortest", size, interpolation, crop), Normalise(*normalise))
+
+
+def resized(preprocess: Preprocess, side: int) -> Preprocess:
+    """The same recipe for another side of the model's input; the margin that is cropped away shrinks with it.
+
+    Examples
+    --------
+    >>> resized(resize_and_crop(256, 224, IMAGENET), 112).geometry.size
+    128
+    """
+    geometry = preprocess.geometry
+    size = round(geometry.size * side / geometry.side)
+    crop = None if geometry.crop is None else side
+    return replace(preprocess, geometry=replace(geometry, size=size, crop=crop))
 
 
 def fairmedfm_preprocess(dataset: str) -> Preprocess:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fmcache.errors import MissingExtra, ModelError, UsageError
 from fmcache.extract.models.card import Card, Network, Weights
-from fmcache.extract.preprocess import Preprocess
+from fmcache.extract.preprocess import Preprocess, resized
 
 if TYPE_CHECKING:
     import torch
@@ -100,6 +100,7 @@ def load_model(
     pool: str | None = None,
     device: str = "cpu",
     preprocess: Preprocess | None = None,
+    side: int | None = None,
 ) -> LoadedModel:
     """Read the weights, build the network, and put it on a device.
 
@@ -108,6 +109,7 @@ def load_model(
     checkpoint : a file or folder with the weights. None: the package or the hub that the card names.
     pool : one of the card's pools. None: its default.
     preprocess : in place of the model's own.
+    side : of the model's input, in pixels, in place of the published one.
 
     Raises
     ------
@@ -126,17 +128,38 @@ def load_model(
     complete: Callable[[Card], Card] | None = getattr(family, "complete", None)
     if complete is not None:
         card = complete(card)
+    wanted = preprocess or card.preprocess
+    if side is not None:
+        wanted = _with_side(card, wanted, side)
     weights: Weights = find_weights(card, Path(checkpoint) if checkpoint is not None else None)
     digest = weights_digest(weights.state)
-    network: Network = family.build(card, weights, preprocess or card.preprocess)
+    network: Network = family.build(card, weights, wanted)
     heads = tuple(network.heads)
     chosen = pool or heads[0]
     if chosen not in heads:
         raise _no_such_pool(card, chosen, heads)
     network.module.to(device)
-    network = replace(network, preprocess=preprocess or network.preprocess)
+    network = replace(network, preprocess=wanted or network.preprocess)
     d = _width(network, chosen, device)
     return LoadedModel(card, chosen, network.preprocess, d, digest, weights.source, network, device)
+
+
+def _with_side(card: Card, preprocess: Preprocess | None, side: int) -> Preprocess:
+    if preprocess is None:
+        raise UsageError(
+            f"{card.id} says only with its weights what it wants to see.",
+            "",
+            "Leave --side out for this model.",
+        )
+    patch = int(card.options.get("patch", 1))
+    if side % patch:
+        near = max(patch, round(side / patch) * patch)
+        raise UsageError(
+            f"--side {side} does not fit {card.id}.",
+            f"Its patches are {patch} pixels wide.",
+            f"Type: --side {near}",
+        )
+    return resized(preprocess, side)
 
 
 def _width(network: Network, pool: str, device: str) -> int:

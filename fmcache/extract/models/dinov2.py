@@ -39,6 +39,7 @@ def _card(size: str, dim: int, revision: str, sha256: str, registers: bool, **mo
         licence="Apache-2.0",
         pools=("cls", "mean", "cls+mean"),
         preprocess=_EVAL,
+        options={"patch": 14},
         published=Published(
             hub=f"facebook/dinov2-{'with-registers-' if registers else ''}{size}",
             revision=revision,
