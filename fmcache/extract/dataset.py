@@ -19,13 +19,22 @@ import polars as pl
 
 from fmcache.errors import DatasetError, UsageError
 from fmcache.extract.dataset_card import DatasetCard, read_card
-from fmcache.extract.dataset_tables import read_table, run_query
+from fmcache.extract.dataset_tables import load_table, read_table, run_query
 from fmcache.extract.inputs import read_input
 from fmcache.extract.reader import ReaderOptions, Undecodable
-from fmcache.extract.samples import ATTRIBUTE, LABEL, check_samples, numbers_among
+from fmcache.extract.sample_counts import count_groups, group_columns
+from fmcache.extract.sample_splits import (
+    POLICIES,
+    leaking_patients,
+    split_as_paper,
+    split_by_patient,
+    split_document,
+)
+from fmcache.extract.samples import ATTRIBUTE, LABEL, check_codes, check_samples, numbers_among
 from fmcache.settings import Settings
 
 OWN_CARDS = Path(__file__).parent / "datasets"
+SYNTHETIC = "SYNTHETIC.txt"  # marks a folder made by --synthesize
 _TABLES = (".csv", ".tsv", ".tab", ".parquet", ".gz")
 
 
@@ -51,7 +60,30 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
 
-def load_dataset(spec: str, *, root: Path | None = None, settings: Settings) -> Dataset:
+@dataclass(frozen=True)
+class SampleOptions:
+    """What a user may choose of a dataset's samples; none of it changes an embedding or its key.
+
+    Attributes
+    ----------
+    task : full (every label and sample) or a task of the card, such as paper.
+    uncertain : u-ignore, u-zero or u-one; None: what the card says.
+    split : official, patient or paper; None: what the card says, else what the table holds. split_seed : of a split
+        that is drawn. balance : the attribute over which the test set of `paper` is balanced; None: the first.
+    allow_leakage : accept a patient in two splits.
+    """
+
+    task: str = "full"
+    uncertain: str | None = None
+    split: str | None = None
+    split_seed: int = 0
+    balance: str | None = None
+    allow_leakage: bool = False
+
+
+def load_dataset(
+    spec: str, *, root: Path | None = None, settings: Settings, options: SampleOptions | None = None
+) -> Dataset:
     """Read and check the samples; no image is opened.
 
     Parameters
@@ -64,13 +96,14 @@ def load_dataset(spec: str, *, root: Path | None = None, settings: Settings) -> 
     ------
     DatasetError : no such file, card or root; or the table cannot be used as it stands. Never shows an id.
     """
+    options = options or SampleOptions()
     file = Path(spec).expanduser()
     suffix = file.suffix.lower()
     if suffix in _TABLES:
-        return _from_table(_existing(file), root, settings)
+        return _from_table(_existing(file), root, settings, options)
     if suffix == ".toml":
         card = read_card(_existing(file))
-        return _from_card(card, root or _set_root(card.name, settings) or file.parent, settings)
+        return _from_card(card, root or _set_root(card.name, settings) or file.parent, options)
     card = read_card(find_card(spec, settings))
     where = root or _set_root(spec, settings)
     if where is None:
@@ -79,7 +112,7 @@ def load_dataset(spec: str, *, root: Path | None = None, settings: Settings) -> 
             f"There is no --root and no [datasets.{spec}] root in fmcache.toml.",
             f'Add --root DIR, or in fmcache.toml: [datasets.{spec}] root = "/path/to/{spec}"',
         )
-    return _from_card(card, where, settings)
+    return _from_card(card, where, options)
 
 
 def card_files(settings: Settings) -> dict[str, Path]:
@@ -140,11 +173,21 @@ def show_dataset(name: str, settings: Settings) -> list[dict[str, Any]]:
     return [{"field": field, "value": value} for field, value in rows]
 
 
-def _from_table(file: Path, root: Path | None, settings: Settings) -> Dataset:
+def _from_table(file: Path, root: Path | None, settings: Settings, options: SampleOptions) -> Dataset:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", file.name.split(".")[0]).strip("-.")[:80] or "dataset"
     table = read_table(file)
     numbers = numbers_among(table)
-    samples, notes = check_samples(table, file.name, numbers)
+    # a split that is drawn anew replaces the table's own, which may then leak
+    redrawn = options.split in ("patient", "paper")
+    samples, notes = check_samples(
+        table, file.name, numbers, uncertain=options.uncertain, allow_leakage=options.allow_leakage or redrawn
+    )
+    if options.task != "full":
+        raise DatasetError(
+            f"There is no task {options.task!r} for a bare table.",
+            "Tasks are part of a card.",
+            "Type: --task full",
+        )
     card = {
         "name": name,
         "title": f"Table {name}",
@@ -153,37 +196,151 @@ def _from_table(file: Path, root: Path | None, settings: Settings) -> Dataset:
         "labels": {column.removeprefix(LABEL): {} for column in samples.columns if column.startswith(LABEL)},
     }
     where = _root(root or _set_root(name, settings) or file.parent)
-    return Dataset(name, card, where, samples, ReaderOptions(), tuple(notes))
+    samples, split = _split(samples, options.split, (), options, notes)
+    return _finished(name, card, where, samples, ReaderOptions(), notes, split)
 
 
-def _from_card(card: DatasetCard, root: Path, settings: Settings) -> Dataset:
+def _from_card(card: DatasetCard, root: Path, options: SampleOptions) -> Dataset:
     where = _root(root)
-    table = run_query(card.query, card.tables, where)
-    what = f"The query of the card {card.name}"
-    samples, notes = check_samples(table, what, card.attributes, allow_leakage=card.allow_leakage)
+    tables = {name: load_table(name, of, where) for name, of in card.tables.items()}
+    table = run_query(card.query, tables)
+    what = f"The card {card.name}"
+    for name, raw in card.raw.items():
+        _given(name, table.columns, card.name)
+        if raw.values:
+            check_codes(table[name], raw.values, what, raw.separator)
+    policy = options.split or card.split_policy or None
+    samples, notes = check_samples(
+        table, what, card.attributes, labels=card.labels, uncertain=options.uncertain,
+        allow_leakage=card.allow_leakage or options.allow_leakage or policy in ("patient", "paper"),
+    )  # fmt: skip
     for section, prefix in ((card.labels, LABEL), (card.attributes, ATTRIBUTE)):
         for name in section:
-            if prefix + name not in samples.columns:
-                near = get_close_matches(prefix + name, samples.columns, n=1)
-                raise DatasetError(
-                    f"The card {card.name} describes `{prefix}{name}`, which its query does not give.",
-                    f"It gives: {', '.join(samples.columns)}.",
-                    f"Did you mean {near[0]}?" if near else "Add the column to the query.",
-                )
-    document = {**card.document, "truth": _truth(where, card)} if "truth" in card.document else card.document
-    return Dataset(card.name, dict(document), where, samples, card.reader, tuple(notes))
+            _given(prefix + name, samples.columns, card.name)
+    samples = _task(samples, card, options.task)
+    samples, split = _split(samples, policy, card.stratify, options, notes)
+    document = {**card.document, "uncertain": options.uncertain, "sample_task": options.task}
+    if card.truth:
+        document["truth"] = _truth(where, card.truth, card.name)
+    if is_synthetic(where):
+        document["synthetic"] = True
+        notes.insert(
+            0, f"These files are a synthetic miniature of {card.name}; no number from it means anything."
+        )
+    return _finished(card.name, document, where, samples, card.reader, notes, split)
 
 
-def _truth(root: Path, card: DatasetCard) -> Any:
+def is_synthetic(root: Path) -> bool:
+    """Whether the folder was made by ``fmcache datasets NAME --synthesize``."""
+    return (root / SYNTHETIC).is_file()
+
+
+def _truth(root: Path, path: str, name: str) -> Any:
     """What a generated study says of the effect that was planted in it: rows that fit the tidy results."""
     try:
-        return json.loads(read_input(root, card.document["truth"]))["planted"]
+        return json.loads(read_input(root, path))["planted"]
     except (Undecodable, ValueError, KeyError, TypeError) as error:
         raise DatasetError(
-            f"The truth of {card.name} cannot be read from {card.document['truth']}.",
+            f"The truth of {name} cannot be read from {path}.",
             str(error),
             "Make the study again, or remove `truth` from the card.",
         ) from None
+
+
+def _given(column: str, columns: list[str], name: str) -> None:
+    if column in columns:
+        return
+    near = get_close_matches(column, columns, n=1)
+    raise DatasetError(
+        f"The card {name} describes `{column}`, which its query does not give.",
+        f"It gives: {', '.join(columns)}.",
+        f"Did you mean {near[0]}?" if near else "Add the column to the query.",
+    )
+
+
+def _finished(
+    name: str,
+    card: Mapping[str, Any],
+    root: Path,
+    samples: pl.DataFrame,
+    reader: ReaderOptions,
+    notes: list[str],
+    split: Mapping[str, Any],
+) -> Dataset:
+    document = {**card, "split": {**card.get("split", {}), **split}, "counts": count_groups(samples)}
+    return Dataset(name, document, root, samples, reader, tuple(notes))
+
+
+def _task(samples: pl.DataFrame, card: DatasetCard, task: str) -> pl.DataFrame:
+    if task == "full":
+        return samples
+    if task not in card.tasks:
+        known = ", ".join(["full", *card.tasks])
+        raise DatasetError(
+            f"The card {card.name} has no task {task!r}.", f"It has: {known}.", "Type: --task full"
+        )
+    of = card.tasks[task]
+    dropped = [LABEL + name for name in card.labels if of.labels and name not in of.labels]
+    if of.where:
+        samples = run_query(f"SELECT * FROM samples WHERE {of.where}", {"samples": samples})
+    if samples.is_empty():
+        raise DatasetError(
+            f"The task {task} of {card.name} keeps no sample.", f"It keeps those with {of.where}."
+        )
+    return samples.drop(dropped)
+
+
+def _split(
+    samples: pl.DataFrame,
+    policy: str | None,
+    strata: tuple[str, ...],
+    options: SampleOptions,
+    notes: list[str],
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """The samples with their split, and what the card keeps of it."""
+    given = samples["split"].is_not_null().any()
+    if policy is None or policy == "official":
+        if policy == "official" and not given:
+            raise DatasetError(
+                "There is no official split.",
+                "The owner gives none for these samples.",
+                "Type: --split patient",
+            )
+        return samples, split_document("given" if given else "none", samples, None)
+    if policy not in POLICIES:
+        near = get_close_matches(policy, POLICIES, n=1)
+        do = f"Did you mean {near[0]}?" if near else "Type: --split patient"
+        raise DatasetError(f"There is no split {policy!r}.", f"Splits: {', '.join(POLICIES)}.", do)
+    groups = group_columns(samples)
+    if policy == "patient":
+        wanted = [ATTRIBUTE + name for name in strata if ATTRIBUTE + name in samples.columns]
+        wanted = [LABEL + name for name in strata if LABEL + name in samples.columns] + (wanted or groups[:2])
+        wanted = wanted or [name for name in samples.columns if name.startswith(LABEL)][:1]
+        samples = samples.with_columns(split_by_patient(samples, wanted, options.split_seed))
+        notes.append(
+            f"Split by patient, 70/10/20, stratified by {', '.join(wanted)}, seed {options.split_seed}."
+        )
+        return samples, split_document("patient", samples, options.split_seed, stratify=wanted)
+    if not groups:
+        raise DatasetError("The split `paper` balances an attribute.", "These samples have none with groups.")
+    balance = ATTRIBUTE + options.balance if options.balance else groups[0]
+    balance = balance if balance in groups else f"{balance}_group"
+    if balance not in groups:
+        names = ", ".join(name.removeprefix(ATTRIBUTE) for name in groups)
+        raise DatasetError(f"There is no attribute {options.balance!r} with groups.", f"There are: {names}.")
+    samples = samples.with_columns(split_as_paper(samples, balance, options.split_seed))
+    leaking = leaking_patients(samples)
+    if leaking and not options.allow_leakage:
+        raise DatasetError(
+            f"The paper's split is by image: {leaking:,} patients would be in training and in test.",
+            "Their test scores would look better than those of new patients.",
+            "Type: --split patient   or accept and record it: --split paper --allow-leakage",
+        )
+    if leaking:
+        notes.append(f"Leakage as in the paper: {leaking:,} patients are in training and in test.")
+    return samples, split_document(
+        "paper", samples, options.split_seed, unit="sample", balance=balance.removeprefix(ATTRIBUTE)
+    )
 
 
 def _described(card: Any) -> dict[str, Any]:

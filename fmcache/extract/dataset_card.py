@@ -3,33 +3,69 @@ the columns mean. Cards hold no path of a machine; the root is given at run time
 
     name = "mimic"                       # required: [A-Za-z0-9._-], names the dataset in the cache
     title = "MIMIC-CXR-JPG 2.1.0"        # required
-    task = "classification"              # classification or segmentation; the default is classification
+    task = "classification"              # classification (the default) or segmentation
     licence = "PhysioNet credentialed health data licence 1.5.0"
     source = "https://physionet.org/content/mimic-cxr-jpg/2.1.0/"
-    allow_leakage = false                # true: a patient may be in two splits
-    truth = "truth.json"                 # what a generated study planted, below the root; stored with the dataset
+    patient_is = "patient"               # what patient_id stands for: patient, subject, lesion, nodule, sample
     query = "SELECT … AS sample_id, … AS path, … AS patient_id, … AS \\"label.x\\", … AS \\"attribute.y\\" …"
+    truth = "truth.json"                 # what a generated study planted, below the root; stored with the dataset
+    # also, as text: owner, version, access, citation, modality, body_part, dimension, tree; notes = ["…"];
+    # allow_leakage = true accepts a patient in two splits; truth = "truth.json": what a generated study planted
 
-    [tables]                             # name in the query = file below the root; * matches several files
+    [tables]                             # name in the query = file below the root; see "Tables"
     metadata = "mimic-cxr-2.0.0-metadata.csv.gz"
 
     [attributes.sex]
-    groups = ["F", "M"]                  # the order of the groups; a value not listed is kept and comes after them
+    groups = ["female", "male"]          # the order of the groups
+    codes = { F = "female", M = "male", U = "" }   # raw code → group; "" is unknown; another code stops the extraction
     [attributes.age]
     unit = "years"                       # a number; see `cut`
     range = [0, 110]                     # a value outside is unknown
+    unknown = [0]                        # values that mean "not known"
     cut = [40, 60]                       # also makes attribute.age_group; a value equal to a cut is in the upper group
     names = ["0-39", "40-59", "60+"]     # the names of those groups
+    decades = true                       # also makes attribute.age_decade
 
     [labels.no_finding]
     title = "No finding"
     text = "no finding"                  # as it stands in a sentence
+    classes = ["diseased", "normal"]     # the names of value 0 and value 1 in a text prompt
+    codes = { "1.0" = 1, "0.0" = 0, "9" = "" }   # raw code → 0, 1 or "" (unknown); another code stops the extraction
+    uncertain = ["-1.0"]                 # codes that mean "perhaps"
+    policy = "u-ignore"                  # what becomes of them: u-ignore (unknown), u-zero, u-one; see --uncertain
+    blank = 0                            # what an empty cell means; absent: unknown
+    [label_defaults]                     # codes, uncertain, policy, blank of every label that has none of its own
+
+    [raw.findings]                       # a column of the query that is kept as it is, and whose codes are checked
+    values = ["No Finding", "Edema"]
+    separator = "|"
 
     [text]
     templates = ["a chest radiograph with {}"]
 
-    [reader]                             # see ReaderOptions: window, axis, slices, array, max_pixels
+    [split]
+    policy = "official"                  # or "patient": 70/10/20, seeded; see "Splits"
+    stratify = ["sex"]
+
+    [tasks.paper]                        # what --task paper keeps
+    labels = ["no_finding"]
+    where = '"attribute.sex" IS NOT NULL'
+
+    [published]                          # what the owner counts; `fmcache datasets NAME --root DIR` compares
+    samples = 377110
+
+    [verified]                           # how each fact is known: run, read, inferred or memory
+    layout = "read"
+
+    [reader]                             # see ReaderOptions: window, axis, slices, slicing, spacing, array, max_pixels
     window = [40, 400]
+
+    [masks]                              # of a segmentation dataset; see "Masks"
+    classes = ["kidney", "tumor"]
+
+    [[synthetic]]                        # the files of `fmcache datasets NAME --synthesize DIR`; see "Miniatures"
+    file = "train.csv"
+    text = "…"
 """
 
 from __future__ import annotations
@@ -39,66 +75,80 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from fmcache.errors import DatasetError
-from fmcache.extract.inputs import path_problem
+from fmcache.extract.attribute_card import POLICIES, AttributeCard, LabelCard
+from fmcache.extract.masks import mask_card
 from fmcache.extract.reader import ReaderOptions, reader_options
+from fmcache.extract.table_card import TableCard, table_card
+
+__all__ = ["AttributeCard", "DatasetCard", "LabelCard", "parse_card", "read_card"]
 
 TASKS = ("classification", "segmentation")
-_TEXTS = ("name", "title", "task", "licence", "source", "query", "truth")
-_KEYS = (*_TEXTS, "allow_leakage", "tables", "attributes", "labels", "text", "reader")
-_ATTRIBUTE = ("title", "groups", "unit", "range", "cut", "names")
-_LABEL = ("title", "text")
+UNITS = ("patient", "subject", "lesion", "nodule", "sample")
+SPLIT_POLICIES = ("official", "patient")
+TAGS = ("run", "read", "inferred", "memory")
+FACTS = (
+    "owner",
+    "version",
+    "licence",
+    "access",
+    "citation",
+    "source",
+    "modality",
+    "body_part",
+    "dimension",
+    "tree",
+)
+_TEXTS = ("name", "title", "task", "query", "patient_is", "truth", *FACTS)
+_SECTIONS = ("tables", "attributes", "labels", "label_defaults", "raw", "text", "split", "tasks", "published",
+             "verified", "reader", "masks")  # fmt: skip
+_KEYS = (*_TEXTS, "notes", "allow_leakage", *_SECTIONS, "synthetic")
+_ATTRIBUTE = ("title", "groups", "codes", "unit", "range", "unknown", "cut", "names", "decades")
+_LABEL = ("title", "text", "classes", "codes", "uncertain", "policy", "blank")
+_DEFAULTS = ("codes", "uncertain", "policy", "blank")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
 @dataclass(frozen=True)
-class AttributeCard:
-    """What a card says of one attribute; the module's text explains the keys."""
+class TaskCard:
+    """What one task keeps of a dataset: these labels, and the samples for which `where` (SQL over their columns) holds."""
 
-    title: str = ""
-    groups: tuple[str, ...] = ()
-    unit: str = ""
-    range: tuple[float, float] | None = None
-    cut: tuple[float, ...] = ()
-    names: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    where: str = ""
 
-    @property
-    def is_number(self) -> bool:
-        return bool(self.unit or self.range or self.cut)
 
-    def group_names(self) -> tuple[str, ...]:
-        """The names of the groups between the cuts.
+@dataclass(frozen=True)
+class RawCard:
+    """A raw column that is kept, the codes it may hold, and what separates several codes in one cell."""
 
-        Examples
-        --------
-        >>> AttributeCard(cut=(40, 60)).group_names()
-        ('<40', '40-<60', '60+')
-        """
-        if self.names or not self.cut:
-            return self.names
-        cuts = [f"{cut:g}" for cut in self.cut]
-        between = [f"{low}-<{high}" for low, high in pairwise(cuts)]
-        return (f"<{cuts[0]}", *between, f"{cuts[-1]}+")
+    values: tuple[str, ...] = ()
+    separator: str = ""
 
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """A checked card. `document` is its content as plain data, without a comment or a path of this machine."""
+    """A checked card. `document` is its content as plain data, without a comment, a path of this machine or a miniature."""
 
     name: str
     title: str
     task: str
     query: str
-    tables: Mapping[str, str]
+    tables: Mapping[str, TableCard]
     attributes: Mapping[str, AttributeCard]
-    labels: Mapping[str, Mapping[str, str]]
+    labels: Mapping[str, LabelCard]
+    raw: Mapping[str, RawCard]
+    tasks: Mapping[str, TaskCard]
     reader: ReaderOptions
+    split_policy: str
+    stratify: tuple[str, ...]
+    published: Mapping[str, int]
     allow_leakage: bool
+    truth: str
     document: Mapping[str, Any] = field(repr=False)
+    synthetic: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
 
 def read_card(file: Path) -> DatasetCard:
@@ -121,6 +171,50 @@ def read_card(file: Path) -> DatasetCard:
 
 def parse_card(content: Mapping[str, Any], what: str) -> DatasetCard:
     """A checked card from the content of its file; `what` begins the error messages."""
+    _check_top(content, what)
+    if not content.get("tables"):
+        raise DatasetError(f"{what} names no table.", "", 'Add a section [tables] with NAME = "FILE.csv".')
+    _check_text(content.get("text", {}), what)
+    _check_facts(content, what)
+    defaults = content.get("label_defaults", {})
+    _known(defaults, _DEFAULTS, what, "[label_defaults] ")
+    labels = {name: _label(name, of, defaults, what) for name, of in content.get("labels", {}).items()}
+    split = content.get("split", {})
+    _known(split, ("policy", "stratify"), what, "[split] ")
+    policy = split.get("policy", "")
+    if policy not in ("", *SPLIT_POLICIES):
+        raise DatasetError(
+            f"{what}: [split] there is no policy {policy!r}.", f"It is {' or '.join(SPLIT_POLICIES)}."
+        )
+    if content.get("masks"):
+        mask_card(content, what)
+    synthetic = content.get("synthetic", [])
+    if not isinstance(synthetic, list) or not all(
+        isinstance(one, dict) and "file" in one for one in synthetic
+    ):
+        raise DatasetError(f"{what}: [[synthetic]] is no list of sections with a `file` each.")
+    return DatasetCard(
+        name=content["name"],
+        title=content["title"],
+        task=content.get("task", TASKS[0]),
+        query=content["query"],
+        tables={name: table_card(name, of, what) for name, of in content["tables"].items()},
+        attributes={name: _attribute(name, of, what) for name, of in content.get("attributes", {}).items()},
+        labels=labels,
+        raw={name: _raw(name, of, what) for name, of in content.get("raw", {}).items()},
+        tasks={name: _task(name, of, labels, what) for name, of in content.get("tasks", {}).items()},
+        reader=reader_options(content.get("reader", {})),
+        split_policy=policy,
+        stratify=_list(split, "stratify", f"{what}: [split] "),
+        published=content.get("published", {}),
+        allow_leakage=content.get("allow_leakage", False),
+        truth=content.get("truth", ""),
+        document={"task": TASKS[0], **{key: of for key, of in content.items() if key != "synthetic"}},
+        synthetic=tuple(synthetic),
+    )
+
+
+def _check_top(content: Mapping[str, Any], what: str) -> None:
     _known(content, _KEYS, what, "")
     for key in ("name", "title", "query"):
         if not content.get(key):
@@ -130,7 +224,7 @@ def parse_card(content: Mapping[str, Any], what: str) -> DatasetCard:
             raise DatasetError(
                 f"{what}: `{key}` is not text.", f"It is {content[key]!r}.", "Put it in quotes."
             )
-    for key in ("tables", "attributes", "labels", "text", "reader"):
+    for key in _SECTIONS:
         if not isinstance(content.get(key, {}), dict):
             raise DatasetError(
                 f"{what}: `{key}` is not a section.", "", f"Write [{key}] and its keys below it."
@@ -138,40 +232,24 @@ def parse_card(content: Mapping[str, Any], what: str) -> DatasetCard:
     if not _NAME.fullmatch(content["name"]):
         found = "It needs 1 to 80 of the characters A-Z a-z 0-9 . _ - and begins with a letter or digit."
         raise DatasetError(f"{what}: {content['name']!r} is no dataset name.", found, "Choose another name.")
-    task = content.get("task", TASKS[0])
-    if task not in TASKS:
-        raise DatasetError(
-            f"{what}: there is no task {task!r}.", f"Tasks: {', '.join(TASKS)}.", "Mend `task`."
-        )
+    for key, known in (("task", TASKS), ("patient_is", UNITS)):
+        value = content.get(key, known[0])
+        if value not in known:
+            raise DatasetError(f"{what}: there is no {key} {value!r}.", f"It is one of {', '.join(known)}.", f"Mend `{key}`.")  # fmt: skip
     if not isinstance(content.get("allow_leakage", False), bool):
         raise DatasetError(f"{what}: `allow_leakage` is neither true nor false.")
-    tables = content.get("tables", {})
-    if not tables:
-        raise DatasetError(f"{what} names no table.", "", 'Add a section [tables] with NAME = "FILE.csv".')
-    for name, path in tables.items():
-        if not isinstance(path, str) or path_problem(path):
-            why = path_problem(path) if isinstance(path, str) else "is not text"
+
+
+def _check_facts(content: Mapping[str, Any], what: str) -> None:
+    for name, count in content.get("published", {}).items():
+        if type(count) is not int:
+            raise DatasetError(f"{what}: [published] {name} is no whole number.", f"It is {count!r}.")
+    for name, tag in content.get("verified", {}).items():
+        if tag not in TAGS:
             raise DatasetError(
-                f"{what}: the path of table `{name}` {why}.",
-                f"It is {path!r}.",
-                "Paths are relative to the root.",
+                f"{what}: [verified] {name} cannot be {tag!r}.", f"It is one of {', '.join(TAGS)}."
             )
-    _check_text(content.get("text", {}), what)
-    labels = content.get("labels", {})
-    for name, section in labels.items():
-        _known(section, _LABEL, what, f"[labels.{name}] ")
-    return DatasetCard(
-        name=content["name"],
-        title=content["title"],
-        task=task,
-        query=content["query"],
-        tables=tables,
-        attributes={name: _attribute(name, of, what) for name, of in content.get("attributes", {}).items()},
-        labels=labels,
-        reader=reader_options(content.get("reader", {})),
-        allow_leakage=content.get("allow_leakage", False),
-        document={"task": task, **content},
-    )
+    _list(content, "notes", f"{what}: ")
 
 
 def _attribute(name: str, section: Any, what: str) -> AttributeCard:
@@ -180,7 +258,7 @@ def _attribute(name: str, section: Any, what: str) -> AttributeCard:
     for key in ("title", "unit"):
         if not isinstance(section.get(key, ""), str):
             raise DatasetError(f"{what}: {where}{key} is not text.")
-    for key, kind in (("groups", str), ("names", str), ("range", float), ("cut", float)):
+    for key, kind in (("groups", str), ("names", str), ("range", float), ("cut", float), ("unknown", float)):
         values = section.get(key, [])
         wanted = (str,) if kind is str else (int, float)
         if not isinstance(values, list) or not all(type(value) in wanted for value in values):
@@ -195,14 +273,69 @@ def _attribute(name: str, section: Any, what: str) -> AttributeCard:
     if names and len(names) != len(cut) + 1:
         found = f"There are {len(cut)} cuts and {len(names)} names."
         raise DatasetError(f"{what}: {where}names does not fit cut.", found, "n cuts make n + 1 groups.")
-    return AttributeCard(
+    codes, groups = section.get("codes", {}), section.get("groups", [])
+    if not isinstance(codes, dict) or not all(isinstance(group, str) for group in codes.values()):
+        raise DatasetError(f'{what}: {where}codes is no table of code = "group".', f"It is {codes!r}.")
+    if groups and (stray := sorted(set(codes.values()) - {*groups, ""})):
+        raise DatasetError(
+            f"{what}: {where}codes names the group {stray[0]!r}.", f"The groups are {', '.join(groups)}.",
+            "Add it to groups, or mend the code.",
+        )  # fmt: skip
+    card = AttributeCard(
         title=section.get("title", ""),
-        groups=tuple(section.get("groups", ())),
+        groups=tuple(groups),
+        codes=codes,
         unit=section.get("unit", ""),
         range=None if span is None else (float(span[0]), float(span[1])),
+        unknown=tuple(section.get("unknown", ())),
         cut=tuple(cut),
         names=tuple(names),
+        decades=bool(section.get("decades", False)),
     )
+    if card.codes and card.is_number:
+        raise DatasetError(f"{what}: {where}has codes and is a number.", "", "Keep the one or the other.")
+    return card
+
+
+def _label(name: str, section: Any, defaults: Mapping[str, Any], what: str) -> LabelCard:
+    where = f"[labels.{name}] "
+    _known(section, _LABEL, what, where)
+    of = {**defaults, **section}
+    codes, classes = of.get("codes", {}), _list(of, "classes", f"{what}: {where}")
+    if not isinstance(codes, dict) or not all(value in (0, 1, "") for value in codes.values()):
+        raise DatasetError(f'{what}: {where}codes is no table of code = 0, 1 or "".', f"It is {codes!r}.")
+    if classes and len(classes) != 2:
+        raise DatasetError(f"{what}: {where}classes are not two.", f"They are {', '.join(classes)}.")
+    if of.get("policy", POLICIES[0]) not in POLICIES:
+        raise DatasetError(
+            f"{what}: {where}there is no policy {of['policy']!r}.", f"Policies: {', '.join(POLICIES)}."
+        )
+    if of.get("blank") not in (None, 0, 1):
+        raise DatasetError(f"{what}: {where}blank is neither 0 nor 1.", f"It is {of['blank']!r}.")
+    return LabelCard(
+        title=str(of.get("title", "")),
+        text=str(of.get("text", "")),
+        classes=classes,
+        codes={code: None if value == "" else int(value) for code, value in codes.items()},
+        uncertain=_list(of, "uncertain", f"{what}: {where}"),
+        policy=of.get("policy", POLICIES[0]),
+        blank=of.get("blank"),
+    )
+
+
+def _raw(name: str, section: Any, what: str) -> RawCard:
+    _known(section, ("values", "separator"), what, f"[raw.{name}] ")
+    return RawCard(_list(section, "values", f"{what}: [raw.{name}] "), str(section.get("separator", "")))
+
+
+def _task(name: str, section: Any, labels: Mapping[str, LabelCard], what: str) -> TaskCard:
+    _known(section, ("labels", "where"), what, f"[tasks.{name}] ")
+    wanted = _list(section, "labels", f"{what}: [tasks.{name}] ")
+    if stray := [label for label in wanted if label not in labels]:
+        raise DatasetError(
+            f"{what}: [tasks.{name}] names the label {stray[0]}.", f"Labels: {', '.join(labels)}."
+        )
+    return TaskCard(wanted, str(section.get("where", "")))
 
 
 def _check_text(section: Mapping[str, Any], what: str) -> None:
@@ -210,6 +343,13 @@ def _check_text(section: Mapping[str, Any], what: str) -> None:
     templates = section.get("templates", [])
     if not isinstance(templates, list) or not all(isinstance(one, str) and "{}" in one for one in templates):
         raise DatasetError(f"{what}: [text] templates is no list of texts with {{}} in each.")
+
+
+def _list(section: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    values = section.get(key, [])
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise DatasetError(f"{where}{key} is no list of texts.", f"It is {values!r}.")
+    return tuple(values)
 
 
 def _known(section: Any, known: Iterable[str], what: str, where: str) -> None:

@@ -7,7 +7,7 @@ The content decides the format, never the file's name. Rules (``reader.RULES`` n
   transforms of the models do; 1-bit becomes 0 and 255.
 * 16-bit grey: v → round(v · 255 / 65535), or the reader's window. 16-bit colour keeps its high byte. 32-bit and
   floating-point pixels have no declared range and need a window.
-* DICOM: see ``dicom``. NIfTI and NPY/NPZ volumes: see ``volumes``.
+* DICOM: see ``dicom``. NIfTI, MHA, NPY/NPZ and DICOM series: see ``volumes``.
 """
 
 from __future__ import annotations
@@ -21,10 +21,20 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from fmcache.extract import dicom, volumes
-from fmcache.extract.inputs import read_input
+from fmcache.extract.inputs import SERIES, read_input
 from fmcache.extract.reader import ReaderOptions, Undecodable
+from fmcache.extract.scaling import windowed
 
-__all__ = ["ReaderOptions", "Undecodable", "count_slices", "decode", "read_input"]
+__all__ = [
+    "FORMATS",
+    "ReaderOptions",
+    "Undecodable",
+    "count_slices",
+    "decode",
+    "guarded",
+    "read_input",
+    "sniff",
+]
 
 # Pillow's own list holds formats that start other programs (EPS) or read other files
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
@@ -73,7 +83,7 @@ def decode(data: bytes, *, slice: int, reader: ReaderOptions, target: int | None
     ):  # a decoder's doubt about the pixels is a refusal, not a line on the screen
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        image = _guarded(pixels)
+        image = guarded(pixels)
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
         raise Undecodable("The pixels are neither grey nor RGB.")
     if min(image.shape) == 0:
@@ -91,11 +101,13 @@ def count_slices(data: bytes, reader: ReaderOptions) -> int:
     form = sniff(data)
     if form in FORMATS:
         return 1
-    return _guarded(lambda: (dicom if form == "DICOM" else volumes).count_slices(data, reader))
+    return guarded(lambda: (dicom if form == "DICOM" else volumes).count_slices(data, reader))
 
 
 def sniff(data: bytes) -> str:
     """The format of the content: one of FORMATS, DICOM or VOLUME."""
+    if data.startswith(SERIES):
+        return "VOLUME"
     if data[128:132] == b"DICM":  # first: the preamble of a DICOM file may hold a TIFF header
         return "DICOM"
     for magic, form in _MAGIC:
@@ -107,10 +119,10 @@ def sniff(data: bytes) -> str:
         return "VOLUME"
     if dicom.lacks_preamble(data):
         return "DICOM"
-    raise Undecodable("The content is no PNG, JPEG, TIFF, WebP, BMP, DICOM, NIfTI, NPY or NPZ.")
+    raise Undecodable("The content is no PNG, JPEG, TIFF, WebP, BMP, DICOM, NIfTI, MHA, NPY or NPZ.")
 
 
-def _guarded(make: Callable[[], _Made]) -> _Made:
+def guarded(make: Callable[[], _Made]) -> _Made:
     """Whatever a decoder raises on hostile bytes becomes one reason, without its text: that may quote the file."""
     try:
         return make()
@@ -148,7 +160,7 @@ def _eight_bits(image: Image.Image, form: str, reader: ReaderOptions) -> np.ndar
         return np.asarray(image)
     if mode in ("1", "L", "LA", "La"):
         grey = np.asarray(image.convert("L"))
-        return grey if reader.window is None else volumes.windowed(grey, *reader.window)
+        return grey if reader.window is None else windowed(grey, *reader.window)
     if mode in _COLOUR:
         if mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
@@ -156,7 +168,7 @@ def _eight_bits(image: Image.Image, form: str, reader: ReaderOptions) -> np.ndar
     if mode.startswith("I;16") or (mode == "I" and form == "PNG"):
         deep = np.asarray(image).astype(np.int64)
         if reader.window is not None:
-            return volumes.windowed(deep, *reader.window)
+            return windowed(deep, *reader.window)
         return ((deep * 255 + 32767) // 65535).astype(np.uint8)
     if mode in ("I", "F"):
         if reader.window is None:
@@ -164,5 +176,5 @@ def _eight_bits(image: Image.Image, form: str, reader: ReaderOptions) -> np.ndar
         values = np.asarray(image)
         if not np.isfinite(values).all():
             raise Undecodable("Some pixels are not finite numbers.")
-        return volumes.windowed(values, *reader.window)
+        return windowed(values, *reader.window)
     raise Undecodable(f"The colour mode {mode} is not supported.")

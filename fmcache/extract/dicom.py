@@ -44,6 +44,35 @@ def count_slices(data: bytes, reader: ReaderOptions) -> int:
 
 def decode_slice(data: bytes, slice: int, reader: ReaderOptions) -> np.ndarray:
     """One used frame, uint8 [h, w] or [h, w, 3]."""
+    source, frame = _read_frame(data, slice, reader)
+    if int(source.SamplesPerPixel) == 3:
+        return _full_range(frame, int(source.BitsStored))
+    if source.PhotometricInterpretation == "PALETTE COLOR":
+        table = pixels.apply_color_lut(frame, source)[..., :3]
+        return _full_range(table, 8 * table.dtype.itemsize)
+    if source.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
+        raise Undecodable("The photometric interpretation is not supported.")
+    grey = _presented(_rescaled(frame, source), source, reader)
+    return 255 - grey if source.PhotometricInterpretation == "MONOCHROME1" else grey
+
+
+def modality_values(data: bytes, reader: ReaderOptions) -> np.ndarray:
+    """The one frame of a file after the modality step (Hounsfield units for CT), float64 [h, w]."""
+    source, frame = _read_frame(data, 0, reader)
+    if source.PhotometricInterpretation != "MONOCHROME2":
+        raise Undecodable("A slice of the series is not MONOCHROME2.")
+    return _rescaled(frame, source)
+
+
+def stored_frame(data: bytes, reader: ReaderOptions) -> np.ndarray:
+    """The one frame of a file as its numbers are stored, [h, w]."""
+    source, frame = _read_frame(data, 0, reader)
+    if int(source.SamplesPerPixel) != 1:
+        raise Undecodable("A mask in colour is not supported.")
+    return frame
+
+
+def _read_frame(data: bytes, slice: int, reader: ReaderOptions) -> tuple[Dataset, np.ndarray]:
     source = pydicom.dcmread(BytesIO(data), force=lacks_preamble(data))
     frames = _frames(source, reader)
     if "PixelData" not in source:
@@ -57,16 +86,7 @@ def decode_slice(data: bytes, slice: int, reader: ReaderOptions) -> np.ndarray:
         raise Undecodable(f"There is no slice {slice}; the file has {len(used)}.")
     _check_length(source, frames, syntax)
     _check_plugin(syntax)
-    frame = _decoded(source, used[slice])
-    if int(source.SamplesPerPixel) == 3:
-        return _full_range(frame, int(source.BitsStored))
-    if source.PhotometricInterpretation == "PALETTE COLOR":
-        table = pixels.apply_color_lut(frame, source)[..., :3]
-        return _full_range(table, 8 * table.dtype.itemsize)
-    if source.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
-        raise Undecodable("The photometric interpretation is not supported.")
-    grey = _presented(_rescaled(frame, source), source, reader)
-    return 255 - grey if source.PhotometricInterpretation == "MONOCHROME1" else grey
+    return source, _decoded(source, used[slice])
 
 
 # ------------------------------------------------------------------------------------------------------------ header

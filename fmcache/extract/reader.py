@@ -32,6 +32,9 @@ class ReaderOptions:
         DICOM uses the file's own window, 16-bit grey its full range, volumes their 0.5 and 99.5 percentiles.
     axis : the axis along which a volume is cut. None: NIfTI 2 of RAS+ (from feet to head), arrays 0.
     slices : how many slices of a volume or frames of a file are used at most, evenly spaced.
+    slicing : "pick" takes whole slices; "linear" resamples a volume along the axis to exactly `slices` slices, as the
+        FairMedFM benchmark does (its appendix D.1.1; masks then take the nearest slice).
+    spacing : a volume with known voxel sizes is first resampled to cubes of this side in mm (masks: nearest).
     array : which array of an NPZ file; None where it holds a single one that can be an image.
     max_pixels : an image (or one frame, one slice) with more is refused before it is decoded.
     """
@@ -39,18 +42,30 @@ class ReaderOptions:
     window: tuple[float, float] | None = None
     axis: int | None = None
     slices: int = 32
+    slicing: str = "pick"
+    spacing: float | None = None
     array: str | None = None
     max_pixels: int = MAX_PIXELS
 
     def document(self) -> dict[str, Any]:
         """The part of an entry's key that decides the pixels (limits only decide what is refused)."""
-        return {
+        document = {
             "rules": RULES,
             "window": None if self.window is None else [float(value) for value in self.window],
             "axis": self.axis,
             "slices": self.slices,
             "array": self.array,
         }
+        # named only where they differ from the default, so that entries made before they existed keep their key
+        if self.slicing != "pick":
+            document["slicing"] = self.slicing
+        if self.spacing is not None:
+            document["spacing"] = float(self.spacing)
+        return document
+
+    def count(self, n: int) -> int:
+        """How many slices are used of a volume that has `n`."""
+        return self.slices if self.slicing == "linear" else min(n, self.slices)
 
 
 def reader_options(section: Mapping[str, Any]) -> ReaderOptions:
@@ -81,6 +96,10 @@ def reader_options(section: Mapping[str, Any]) -> ReaderOptions:
         value = values.get(key, low)
         if not (isinstance(value, int) and not isinstance(value, bool) and low <= value <= high):
             raise _bad(key, value, f"a whole number from {low} to {high:,}")
+    if values.get("slicing", "pick") not in ("pick", "linear"):
+        raise _bad("slicing", values["slicing"], '"pick" or "linear"')
+    if "spacing" in values and not (_is_number(values["spacing"]) and 0.05 <= values["spacing"] <= 50):
+        raise _bad("spacing", values["spacing"], "a side in mm from 0.05 to 50")
     if not isinstance(values.get("array", ""), str):
         raise _bad("array", values["array"], "the name of an array in quotes")
     return ReaderOptions(**values)

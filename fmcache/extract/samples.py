@@ -7,14 +7,13 @@ by their number, the header being row 1.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 
 import polars as pl
 
 from fmcache.errors import DatasetError
-from fmcache.extract.dataset_card import AttributeCard
+from fmcache.extract.attribute_card import POLICIES, AttributeCard, LabelCard, look_up
 from fmcache.extract.inputs import path_problem
 
 LABEL, ATTRIBUTE = "label.", "attribute."
@@ -27,6 +26,7 @@ SPLIT_ALIASES = {
 _RESERVED = ("slices", "input_digest", "input_error")
 _TEXT = ("sample_id", "patient_id", "study_id", "path", "split")
 _MANY_VALUES = 20
+_LASTING = ("sex", "race", "ethnicity")
 
 
 def check_samples(
@@ -34,9 +34,15 @@ def check_samples(
     what: str,
     attributes: Mapping[str, AttributeCard],
     *,
+    labels: Mapping[str, LabelCard] | None = None,
+    uncertain: str | None = None,
     allow_leakage: bool = False,
 ) -> tuple[pl.DataFrame, list[str]]:
     """The samples and what the user should know of them.
+
+    Parameters
+    ----------
+    uncertain : what becomes of codes that a label's card calls uncertain; None: what the card says.
 
     Returns
     -------
@@ -69,12 +75,99 @@ def check_samples(
     _check_paths(table["path"], what)
     table = _split(table, what)
     _check_leakage(table, what, allow_leakage, notes)
-    labels = [_label(table[name], what) for name in table.columns if name.startswith(LABEL)]
+    cards = labels or {}
+    if uncertain is not None and uncertain not in POLICIES:
+        raise DatasetError(
+            f"There is no uncertainty policy {uncertain!r}.", f"Policies: {', '.join(POLICIES)}."
+        )
+    columns = []
+    for name in [name for name in table.columns if name.startswith(LABEL)]:
+        card = cards.get(name.removeprefix(LABEL), LabelCard())
+        if card.codes or card.uncertain:
+            columns.append(_coded_label(table[name], what, card, uncertain or card.policy, notes))
+        else:
+            columns.append(_blank(_label(table[name], what), card))
     values = _attributes(table, what, attributes, notes)
+    _note_changing(table["patient_id"], values, notes)
     head = [*_TEXT[:2], "path", "split", *(["study_id"] if "study_id" in table.columns else [])]
-    taken = {*head, *(column.name for column in labels), *(column.name for column in values)}
+    taken = {*head, *(column.name for column in columns), *(column.name for column in values)}
     rest = [column for column in table.get_columns() if column.name not in taken]
-    return pl.DataFrame([*(table[name] for name in head), *labels, *values, *rest]), notes
+    return pl.DataFrame([*(table[name] for name in head), *columns, *values, *rest]), notes
+
+
+def check_codes(column: pl.Series, known: Collection[str], what: str, separator: str = "") -> None:
+    """Stop at a code that the card does not name, with the list of all codes found and how often.
+
+    Raises
+    ------
+    DatasetError : see above. Codes are what groups are called, never an id, so they are shown.
+    """
+    texts = column.cast(pl.String).str.strip_chars().drop_nulls()
+    if separator:
+        texts = texts.str.split(separator).explode().str.strip_chars()
+    counts = texts.filter(texts != "").value_counts(sort=True)
+    names = dict.fromkeys(known, "")
+    unknown = [code for code in counts[column.name] if not _is_known(code, names)]
+    if unknown:
+        raise unknown_code(column.name, unknown, dict(counts.iter_rows()), known, what)
+
+
+def unknown_code(
+    name: str, unknown: list[str], counts: Mapping[str, int], known: Collection[str], what: str
+) -> DatasetError:
+    """The error for codes that a card does not name."""
+    shown = ", ".join(f"{code!r} ({count:,})" for code, count in list(counts.items())[:_MANY_VALUES])
+    more = f" and {len(counts) - _MANY_VALUES:,} more" if len(counts) > _MANY_VALUES else ""
+    return DatasetError(
+        f"{what}: `{name}` holds {', '.join(map(repr, unknown[:5]))}, which the card does not know.",
+        f"Found: {shown}{more}. Known: {', '.join(map(repr, known))}.",
+        f"Is it another release? If you know what it means, copy the card and add it to codes of {name}.",
+    )
+
+
+def _is_known(code: str, names: Mapping[str, str]) -> bool:
+    try:
+        look_up(code, names)
+    except KeyError:
+        return False
+    return True
+
+
+def _coded_label(column: pl.Series, what: str, card: LabelCard, policy: str, notes: list[str]) -> pl.Series:
+    """Raw codes → 0, 1 or null, by the card's table and its rule for uncertain ones."""
+    texts = column.cast(pl.String).str.strip_chars().replace("", None)
+    counts = texts.drop_nulls().value_counts(sort=True)
+    check_codes(texts.alias(column.name), [*card.codes, *card.uncertain], what)
+    meaning = {code: card.value(code, policy) for code in counts[column.name]}
+    perhaps = sum(
+        count for code, count in counts.iter_rows() if _is_known(code, dict.fromkeys(card.uncertain, ""))
+    )
+    if perhaps:
+        became = {"u-ignore": "unknown", "u-zero": "0", "u-one": "1"}[policy]
+        notes.append(f"{perhaps:,} uncertain values of {column.name} count as {became} ({policy}).")
+    values = texts.replace_strict(list(meaning), list(meaning.values()), default=None, return_dtype=pl.Int8)
+    return _blank(values, card, texts.is_null())
+
+
+def _blank(values: pl.Series, card: LabelCard, empty: pl.Series | None = None) -> pl.Series:
+    if card.blank is None:
+        return values
+    empty = values.is_null() if empty is None else empty
+    return pl.select(
+        pl.when(empty).then(pl.lit(card.blank, pl.Int8)).otherwise(values).alias(values.name)
+    ).to_series()
+
+
+def _note_changing(patients: pl.Series, values: list[pl.Series], notes: list[str]) -> None:
+    """Say how many patients have two values of an attribute that a person does not change."""
+    for column in values:
+        if column.name.removeprefix(ATTRIBUTE) not in _LASTING:
+            continue
+        pairs = pl.DataFrame([patients, column]).drop_nulls().unique()
+        several = int((pairs["patient_id"].value_counts()["count"] > 1).sum())
+        if several:
+            name = column.name.removeprefix(ATTRIBUTE)
+            notes.append(f"{several:,} patients have more than one value of {name}; each row keeps its own.")
 
 
 def numbers_among(table: pl.DataFrame) -> dict[str, AttributeCard]:
@@ -193,6 +286,9 @@ def _attributes(
         card, column = cards.get(name, AttributeCard()), table[ATTRIBUTE + name]
         text = column.cast(pl.String).str.strip_chars()
         text = text.replace({"": None, "nan": None, "NaN": None})
+        if card.codes:
+            columns.append(_coded(text, what, card))
+            continue
         if not card.is_number:
             columns.append(text)
             continue
@@ -207,21 +303,40 @@ def _attributes(
                     f"{outside:,} values of {name} are outside {low:g} to {high:g} and count as unknown."
                 )
             number = pl.select(pl.when((number >= low) & (number <= high)).then(number)).to_series()
+        if card.unknown:
+            hidden = int(number.is_in(list(card.unknown)).sum())
+            if hidden:
+                meant = ", ".join(f"{value:g}" for value in card.unknown)
+                notes.append(f"{hidden:,} values of {name} are {meant}, which stands for unknown.")
+            number = pl.select(pl.when(~number.is_in(list(card.unknown))).then(number)).to_series()
         columns.append(number.alias(ATTRIBUTE + name))
         if card.cut and f"{name}_group" not in present:
             columns.append(_cut(number, card).alias(f"{ATTRIBUTE}{name}_group"))
+        if card.decades and f"{name}_decade" not in present:
+            columns.append(_decade(number).alias(f"{ATTRIBUTE}{name}_decade"))
     return columns
+
+
+def _coded(text: pl.Series, what: str, card: AttributeCard) -> pl.Series:
+    """Raw codes → groups; "" becomes null, that is unknown."""
+    check_codes(text, list(card.codes), what)
+    meaning = {code: look_up(code, card.codes) or None for code in text.drop_nulls().unique()}
+    return text.replace_strict(list(meaning), list(meaning.values()), default=None, return_dtype=pl.String)
+
+
+def _decade(number: pl.Series) -> pl.Series:
+    """ "50-59"; null stays null."""
+    low = (number // 10 * 10).cast(pl.Int64)
+    return pl.select(pl.when(low.is_not_null()).then(pl.format("{}-{}", low, low + 9))).to_series()
 
 
 def _cut(number: pl.Series, card: AttributeCard) -> pl.Series:
     """The group between the cuts; a value equal to a cut is in the upper group, null stays null."""
-    edges = [-math.inf, *card.cut, math.inf]
     names = card.group_names()
-    group = [
-        None if value is None else next(n for n, upper in zip(names, edges[1:], strict=True) if value < upper)
-        for value in number
-    ]
-    return pl.Series(group, dtype=pl.String)
+    group = pl.when(number.is_null()).then(None)
+    for name, upper in zip(names, card.cut, strict=False):
+        group = group.when(number < upper).then(pl.lit(name))
+    return pl.select(group.otherwise(pl.lit(names[-1]))).to_series().cast(pl.String)
 
 
 def _stripped(name: str) -> pl.Expr:
