@@ -15,6 +15,7 @@ import polars as pl
 
 from fmcache.errors import AmbiguousEntry, DiskFull, MissingEntry, StorageError, UsageError
 from fmcache.store.arrays import ArrayPlan
+from fmcache.store.catalog import write_catalog
 from fmcache.store.datasets import DatasetVersion, publish_dataset, read_newest
 from fmcache.store.documents import read_document, write_document
 from fmcache.store.durable import free_bytes, fsync_path, make_directory, put, storage_errors, sweep_partials
@@ -71,6 +72,9 @@ def open_cache(path: str | Path, *, create: bool = False, verify: str = "crc32c"
             write_document(identity, "cache", {}, "identity")
             fsync_path(where.parent)
     where = where.resolve()
+    if create:
+        with storage_errors("writing the catalog", where):
+            write_catalog(where)
     if os.stat(where).st_mode & stat.S_IWOTH:
         raise StorageError(
             f"Every user of this machine may write to {where}.",
@@ -311,15 +315,20 @@ class Cache:
         info: Mapping[str, Any],
         predictions: pl.DataFrame,
         parameters: Mapping[str, np.ndarray] | None = None,
+        key: str | None = None,
     ) -> str:
         """Store predictions (PREDICTION_COLUMNS, then ``attribute.*``) and what made them.
+
+        Parameters
+        ----------
+        key : 64 hex digits over all that the run depends on; its first 16 are then the id, known before the work.
 
         Returns
         -------
         The run's id, 16 hex digits of what went in and came out: the same run twice is one run.
         """
         with storage_errors("publishing a run", self.path):
-            return publish_run(self.path, info, predictions, parameters or {})
+            return publish_run(self.path, info, predictions, parameters or {}, key)
 
     def run(self, run_id: str) -> Run:
         """A run by its id (or its first characters).
@@ -351,7 +360,8 @@ class Cache:
     def results(self) -> pl.DataFrame:
         """The metrics of all runs, RESULT_COLUMNS."""
         files = sorted((self.path / "results").glob("[0-9a-f]*.parquet"))
-        return pl.concat([empty(RESULT_COLUMNS), *(read_table(file) for file in files)])
+        tables = [empty(RESULT_COLUMNS), *(read_table(file) for file in files)]
+        return pl.concat(tables, how="diagonal")  # results from before a column was added lack it
 
 
 def _missing(what: str, name: str, known: list[str]) -> MissingEntry:

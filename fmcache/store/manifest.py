@@ -56,6 +56,20 @@ class Published:
             raise damaged(f"{name} of {self.path}", "Its sha256 is not the one in the manifest.")
         return data
 
+    def check(self, name: str) -> None:
+        """Re-hash a file of any size.
+
+        Raises
+        ------
+        CorruptCache : it is gone or its bytes are not the published ones.
+        """
+        try:
+            intact = file_digest(self.path / name) == self.files[name]["sha256"]
+        except OSError as error:
+            raise damaged(f"{name} of {self.path}", f"It cannot be read: {error.strerror}.") from None
+        if not intact:
+            raise damaged(f"{name} of {self.path}", "Its sha256 is not the one in the manifest.")
+
     def table(self, name: str) -> pl.DataFrame:
         """A Parquet file of the directory, checked against the manifest and its own page checksums."""
         return parse_table(self.read(name), f"{name} of {self.path}")
