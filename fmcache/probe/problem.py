@@ -60,8 +60,9 @@ class Problem:
     attribute : its name, "" if none.
     penalties : [m] λ, ascending, on the scale of x: what `fit_logistic` takes.
     grid : the method's own hyper-parameters, ``Method.grid`` with what the user put in its place.
-    protocol : ``convex``, ``paper`` or ``fairmedfm``.
+    protocol : ``convex``, ``ridge``, ``paper`` or ``fairmedfm``.
     slices : ``max`` or ``mean``: how the logits of a volume's slices become one (`fmcache.probe.pooling.pool`).
+    precision : of the rows in products, ``float32`` or ``bfloat16``.
     """
 
     train: Rows
@@ -75,6 +76,7 @@ class Problem:
     grid: Mapping[str, tuple[float, ...]]
     protocol: str = "convex"
     slices: str = "max"
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,9 @@ class Method:
     attribute_at_test : scoring needs it too; recorded in the run.
     grid : own hyper-parameters and the values tried, e.g. ``{"coefficient": (0.0, 0.1, 1.0)}``.
     protocols : those it knows; the engine refuses others.
+    criterion : what chooses the coefficient on validation, of `fmcache.probe.mitigation.front.CRITERIA`.
+    stochastic : whether another seed gives another result even under ``convex``; if not, one seed says it all.
+    streams : whether it reads ``train.x`` and ``val.x`` by slices only, so that rows larger than memory can be probed.
     version : part of the run's key; raise it when results change.
     """
 
@@ -128,4 +133,7 @@ class Method:
     attribute_at_test: bool = False
     grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     protocols: tuple[str, ...] = ("convex",)
+    criterion: str = "auc"
+    stochastic: bool = False
+    streams: bool = False
     version: int = 1

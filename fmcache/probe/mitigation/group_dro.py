@@ -1,0 +1,155 @@
+"""Group DRO: the loss of the worst group is minimised.
+
+Source: Sagawa et al., "Distributionally robust neural networks for group shifts", ICLR 2020, equation (4) with the
+group adjustment of equation (5)::
+
+    min_w max_g  L_g(w) + C / √n_g         L_g: mean loss of the group, n_g its rows
+
+Protocol ``convex`` minimises the maximum itself, smoothed (log-sum-exp) with a temperature τ that is lowered in steps::
+
+    τ log 1/G Σ_g exp((L_g + C/√n_g) / τ)  +  λ/2 |w|²         at most τ log G below the maximum
+
+so that, at the end, the group weights are q_g ∝ exp((L_g + C/√n_g)/τ). Protocol ``paper`` is the paper's algorithm 1
+with AdamW for SGD (`fmcache.probe.mitigation.minibatch`): rows are drawn with equal shares of the groups, and at each
+step q_g ← q_g exp(η (L_g + C/√n_g)), renormalised, for the groups in the batch; the loss is Σ_g q_g (L_g + C/√n_g).
+
+C is the grid's ``coefficient``, η its ``step``. Rows whose group is unknown are in no L_g: they are not trained on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmcache.errors import UsageError
+from fmcache.probe.mitigation.cells import Cells, cells_of
+from fmcache.probe.mitigation.grouped import Means, Objective, evaluate, fit_grouped
+from fmcache.probe.mitigation.minibatch import Recipe, draw_equal_groups, standardise, train
+from fmcache.probe.problem import Method, Problem, Solution
+
+TEMPERATURES = (0.1, 0.02, 0.004)
+
+
+def _of_groups(means: Means, adjustment: Any) -> tuple[Any, Any]:
+    """L_g + C/√n_g [g, K], and which groups have rows."""
+    size = means.size.reshape(-1, 2, means.size.shape[1])
+    loss = means.cell_loss.reshape(size.shape)
+    n = size.sum(axis=1)
+    safe = jnp.where(n > 0, n, 1)
+    return (size * loss).sum(axis=1) / safe + adjustment[None, :] / jnp.sqrt(safe), n > 0
+
+
+def worst_group(means: Means, settings: Any) -> Any:
+    """Φ: the smoothed largest group loss; settings [K, 2] hold C and τ."""
+    loss, there = _of_groups(means, settings[:, 0])
+    tau = settings[:, 1][None, :]
+    scaled = jnp.where(there, loss / tau, -jnp.inf)
+    return tau[0] * (jax.nn.logsumexp(scaled, axis=0) - jnp.log(there.sum(axis=0).astype(loss.dtype)))
+
+
+def _objective(p: Objective, v: Any) -> tuple[Any, Any]:
+    return evaluate(worst_group, p, v)
+
+
+def _hyper(problem: Problem) -> tuple[dict[str, float], ...]:
+    return tuple(
+        {"penalty": float(penalty), "coefficient": float(adjustment)}
+        for adjustment in problem.grid["coefficient"]
+        for penalty in problem.penalties
+    )
+
+
+def _fit(problem: Problem) -> Solution:
+    cells = cells_of(problem.train.y, problem.train.group, len(problem.groups))
+    for at, size in zip(problem.columns, cells.size, strict=True):
+        if not (size.sum(axis=0) > 0).all():
+            raise UsageError(
+                f"group-dro needs rows with and without {at.label} whose {problem.attribute} is known.",
+                f"There are {size[:, 0].sum()} without and {size[:, 1].sum()} with it.",
+                "Leave that label out, or choose another attribute.",
+            )
+    return _optimum(problem, cells) if problem.protocol == "convex" else _online(problem, cells)
+
+
+def _optimum(problem: Problem, cells: Cells) -> Solution:
+    adjustments = np.asarray(problem.grid["coefficient"])
+    stages = [np.stack([adjustments, np.full_like(adjustments, tau)], axis=1) for tau in TEMPERATURES]
+    fit = fit_grouped(_objective, problem, cells, stages)
+    q, m, c, d = fit.w.shape
+    return Solution(
+        _hyper(problem),
+        fit.w.reshape(q * m, c, d),
+        fit.b.reshape(q * m, c),
+        converged=fit.converged.reshape(q * m, c),
+        facts={"temperature": TEMPERATURES[-1], "passes": fit.passes},
+    )
+
+
+# ------------------------------------------------------------------------------------------- the paper's algorithm 1
+
+
+def step_gradient(params: Any, q: Any, batch: Any, fixed: Any) -> tuple[Any, Any]:
+    """Gradient of one step, and q after it; params w [q, c, d], b [q, c]; q [q, c, g].
+
+    batch: x [c, B, d] standardised, y [c, B], group [c, B]; fixed: adjustment [q, c, g] = C/√n_g, step.
+    """
+    x, y, group = batch
+    adjustment, step = fixed
+    member = jax.nn.one_hot(group, q.shape[2], dtype=x.dtype)  # [c, B, g]
+    count = member.sum(axis=1)  # [c, g]
+    there = (count > 0)[None]
+
+    def group_loss(params: Any) -> Any:
+        z = jnp.einsum("cbd,qcd->qcb", x, params["w"]) + params["b"][:, :, None]
+        loss = jnp.logaddexp(0, z) - y[None] * z
+        return jnp.einsum("qcb,cbg->qcg", loss, member) / jnp.maximum(count, 1)[None]
+
+    raised = q * jnp.where(there, jnp.exp(step * (group_loss(params) + adjustment)), 1)
+    q = raised / raised.sum(axis=2, keepdims=True)
+    gradient = jax.grad(lambda params: (q * jnp.where(there, group_loss(params), 0)).sum())(params)
+    return gradient, q
+
+
+def _online(problem: Problem, cells: Cells) -> Solution:
+    """Penalties do not enter: the recipe's weight decay is the only one. m = coefficients."""
+    adjustments, (step,) = np.asarray(problem.grid["coefficient"], np.float32), problem.grid["step"]
+    recipe = Recipe(rate=2.5e-4)
+    size = cells.size.sum(axis=2)  # [c, g]
+    there = size > 0
+    shift, width = standardise(problem.train.x, problem.train.y)
+    c, d = shift.shape
+    start = {
+        "w": np.zeros((len(adjustments), c, d), np.float32),
+        "b": np.zeros((len(adjustments), c), np.float32),
+    }
+    q = np.broadcast_to(there / there.sum(axis=1, keepdims=True), (len(adjustments), *there.shape))
+    fixed = (
+        (adjustments[:, None, None] / np.sqrt(np.maximum(size, 1))[None]).astype(np.float32),
+        np.float32(step),
+    )
+    params, q = train(
+        step_gradient, start, q.astype(np.float32), fixed, problem.train, shift, width, recipe,
+        lambda column, rng, count: draw_equal_groups(cells.code[:, column] // 2, rng, count),
+        [at.seed for at in problem.columns],
+    )  # fmt: skip
+    w = params["w"].astype(np.float64) / width
+    return Solution(
+        tuple({"coefficient": float(value)} for value in adjustments),
+        w,
+        params["b"] - (w * shift).sum(axis=2),
+        facts={"recipe": recipe.words(), "step": float(step), "group_weights": np.round(q, 4).tolist()},
+    )
+
+
+GROUP_DRO = Method(
+    name="group-dro",
+    fit=_fit,
+    summary="The loss of the worst group is minimised.",
+    source="Sagawa et al., ICLR 2020, equations (4) and (5), algorithm 1",
+    grid={"coefficient": (0.0, 1.0, 3.0), "step": (0.01,)},
+    protocols=("convex", "paper"),
+    criterion="auc_worst",
+)

@@ -1,0 +1,146 @@
+"""AdamW on minibatches, for the methods whose published form is a sequence of steps (group-dro, laftr).
+
+Each column draws its own rows (those that have its label), so that columns do not influence each other; coefficients
+(q) share their column's batches. The rows are gathered on the device inside one compiled loop an epoch. Features are
+standardised by the mean and deviation of the column's own training rows.
+
+The step is that of Loshchilov & Hutter, "Decoupled weight decay regularization", ICLR 2019, algorithm 2::
+
+    p ← p - r_t (m̂ / (√v̂ + 1e-8) + decay · p)          r_t = rate · ½ (1 + cos(π t / T)),  t = 0 … T-1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmcache.probe.problem import Rows
+from fmcache.shapes import Float, Int
+
+_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
+
+Gradient = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
+"""(params, state, (x [c, B, d], y [c, B], group [c, B]), fixed) → (gradient, state); a module-level function."""
+Draw = Callable[[int, np.random.Generator, int], np.ndarray]
+"""(column, rng, count) → the rows of the next `count` places."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """FairMedFM's: AdamW, cosine over all steps, 100 epochs, batch 128, weight decay 0.05."""
+
+    rate: float
+    decay: float = 0.05
+    epochs: int = 100
+    batch: int = 128
+
+    def words(self) -> str:
+        """For the run's record."""
+        return (
+            f"AdamW, rate {self.rate:g}, decay {self.decay:g}, cosine, {self.epochs} epochs, batch {self.batch}, "
+            "features standardised"
+        )
+
+
+def standardise(
+    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n c"]
+) -> tuple[Float[np.ndarray, "c d"], Float[np.ndarray, "c d"]]:
+    """Mean and standard deviation of the rows that have each column's label; a constant feature has deviation 1."""
+    known = (~np.isnan(y)).astype(np.float64)
+    share = (known / known.sum(axis=0)).T
+    near = x.mean(axis=0, dtype=np.float64)
+    moved = x - near
+    mean = share @ moved
+    deviation = np.sqrt(np.maximum(share @ moved**2 - mean**2, 0))
+    return mean + near, np.where(deviation > 1e-12, deviation, 1.0)
+
+
+def draw_equal_groups(
+    group: Int[np.ndarray, " n"], rng: np.random.Generator, count: int
+) -> Int[np.ndarray, " count"]:
+    """A group at random, then one of its rows at random; rows of group -1 are never drawn."""
+    members = [np.flatnonzero(group == g) for g in np.unique(group[group >= 0])]
+    which = rng.integers(len(members), size=count)
+    out = np.empty(count, np.int64)
+    for g, rows in enumerate(members):
+        here = which == g
+        out[here] = rng.choice(rows, int(here.sum()))
+    return out
+
+
+def draw_shuffled(
+    rows: Int[np.ndarray, " n"], rng: np.random.Generator, count: int
+) -> Int[np.ndarray, " count"]:
+    """One random order after another."""
+    rounds = -(-count // len(rows))
+    return np.concatenate([rng.permutation(rows) for _ in range(rounds)])[:count]
+
+
+def train(
+    gradient: Gradient,
+    start: Any,
+    state: Any,
+    fixed: Any,
+    rows: Rows,
+    shift: Float[np.ndarray, "c d"],
+    width: Float[np.ndarray, "c d"],
+    recipe: Recipe,
+    draw: Draw,
+    seeds: list[int],
+) -> tuple[Any, Any]:
+    """Run the recipe; returns params and state as NumPy arrays.
+
+    An epoch has as many steps as the column with the most rows has batches (at least one).
+    """
+    n_known = (~np.isnan(rows.y)).sum(axis=0)
+    batch = int(min(recipe.batch, n_known.min()))
+    steps = max(int(n_known.max()) // batch, 1)
+    total = np.float32(recipe.epochs * steps)
+    rngs = [np.random.default_rng([seed, 11]) for seed in seeds]
+    data = (
+        jnp.asarray(rows.x, jnp.float32),
+        jnp.asarray(np.nan_to_num(rows.y), jnp.float32),
+        jnp.asarray(rows.group, jnp.int32),
+        jnp.asarray(shift, jnp.float32),
+        jnp.asarray(width, jnp.float32),
+    )
+    params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), start)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    carry = (params, zero, zero, state, jnp.float32(0))
+    for _ in range(recipe.epochs):
+        order = [draw(column, rng, steps * batch) for column, rng in enumerate(rngs)]
+        index = np.stack(order, axis=1).reshape(steps, batch, len(seeds)).swapaxes(1, 2)
+        speed = (total, np.float32(recipe.rate), np.float32(recipe.decay))
+        carry = _epoch(gradient, data, jnp.asarray(index, jnp.int32), fixed, speed, carry)
+    return jax.tree.map(np.asarray, (carry[0], carry[3]))
+
+
+@partial(jax.jit, static_argnames="gradient")
+def _epoch(gradient: Gradient, data: Any, index: Any, fixed: Any, speed: Any, carry: Any) -> Any:
+    """One compiled loop over index [steps, c, B]."""
+    x, y, group, shift, width = data
+    total, rate, decay = speed
+    column = jnp.arange(y.shape[1], dtype=jnp.int32)[:, None]
+
+    def step(carry: Any, rows: Any) -> tuple[Any, None]:
+        params, first, second, state, t = carry
+        batch = ((x[rows] - shift[:, None, :]) / width[:, None, :], y[rows, column], group[rows])
+        g, state = gradient(params, state, batch, fixed)
+        t = t + 1
+        first = jax.tree.map(lambda m, g: _BETA_1 * m + (1 - _BETA_1) * g, first, g)
+        second = jax.tree.map(lambda v, g: _BETA_2 * v + (1 - _BETA_2) * g**2, second, g)
+        now = rate / 2 * (1 + jnp.cos(jnp.pi * (t - 1) / total))
+
+        def move(p: Any, m: Any, v: Any) -> Any:
+            up = (m / (1 - _BETA_1**t)) / (jnp.sqrt(v / (1 - _BETA_2**t)) + _EPSILON)
+            return p - now * (up + decay * p)
+
+        return (jax.tree.map(move, params, first, second), first, second, state, t), None
+
+    return jax.lax.scan(step, carry, index)[0]
