@@ -49,6 +49,17 @@ def std(values: Floats) -> Floats:
     return np.asarray(values.std(axis=0, ddof=0))
 
 
+def skew(values: Floats) -> Floats:
+    """max(1 − value) / min(1 − value) over groups, at least 1; 1 = equal; NaN if a group is perfect.
+
+    Source: FairMedFM, appendix C.
+
+    >>> skew(np.array([[0.7], [0.9]])).round(3).tolist()
+    [3.0]
+    """
+    return ratio(1 - values.min(axis=0), 1 - values.max(axis=0))
+
+
 def equity_scaled(values: Floats, overall: Floats) -> Floats:
     """overall / (1 + std over groups): never above the overall value, equal to it without disparity.
 
@@ -65,7 +76,7 @@ class Disparity:
     ----------
     formula : for people. equal : its value when all groups are equal, as text.
     of : (values [g, b], overall [b], better) → [b]. directed : only for metrics with a better direction;
-    rising : only for metrics where higher is better.
+    rising : only for metrics where higher is better. signless : not for metrics that can be negative.
     """
 
     formula: str
@@ -73,11 +84,12 @@ class Disparity:
     of: Callable[[Floats, Floats, Better], Floats]
     directed: bool = False
     rising: bool = False
+    signless: bool = False
 
 
 DISPARITIES: dict[str, Disparity] = {
     "gap": Disparity("max − min over groups", "0", lambda v, o, b: gap(v)),
-    "ratio": Disparity("min / max over groups", "1", lambda v, o, b: smallest_ratio(v)),
+    "ratio": Disparity("min / max over groups", "1", lambda v, o, b: smallest_ratio(v), signless=True),
     "worst": Disparity(
         "the worst group's value: min, or max where lower is better",
         "the overall value",
@@ -85,6 +97,9 @@ DISPARITIES: dict[str, Disparity] = {
         directed=True,
     ),
     "std": Disparity("standard deviation over groups, ddof 0", "0", lambda v, o, b: std(v)),
+    "skew": Disparity(
+        "max (1 − value) / min (1 − value) over groups", "1", lambda v, o, b: skew(v), rising=True
+    ),
     "es": Disparity(
         "equity-scaled: overall / (1 + std)",
         "the overall value",
@@ -103,6 +118,8 @@ COMPOSITES: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 def applies(disparity: Disparity, metric: Metric) -> bool:
     """Whether this disparity of this metric means something."""
+    if disparity.signless and metric.low < 0:
+        return False
     if disparity.rising:
         return metric.better == "higher"
     return not disparity.directed or metric.better != "neither"

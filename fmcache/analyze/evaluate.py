@@ -1,15 +1,28 @@
-"""From predictions to tidy results: every metric of every group, every disparity, with intervals."""
+"""From predictions to tidy results: every metric of every group, differences, disparities, with intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
+from scipy.special import ndtri
 
-from fmcache.analyze.bootstrap import interval, resample
+from fmcache.analyze.areas import Floats, Ints
+from fmcache.analyze.bootstrap import Resamples
+from fmcache.analyze.cases import FLOOR, OVERALL, Case, Setting, cases_of, threshold_columns
+from fmcache.analyze.definitions import check_definitions, other_rows
+from fmcache.analyze.differences import (
+    UNDECIDED,
+    Member,
+    choose_references,
+    difference_rows,
+    family_rows,
+    gap_equivalence,
+    standard_errors,
+)
 from fmcache.analyze.disparities import (
     COMPOSITES,
     DISPARITIES,
@@ -19,96 +32,45 @@ from fmcache.analyze.disparities import (
     gap,
     mean_gap,
 )
-from fmcache.analyze.findings import Finding, data_findings, result_findings
-from fmcache.analyze.groups import Grouping, attribute_names, group_by
-from fmcache.analyze.metrics import (
-    DEFINITION,
-    METRICS,
-    Bools,
-    Floats,
-    Tally,
-    is_probability,
-    tally,
-    why_undefined,
+from fmcache.analyze.findings import Finding, data_findings, finding_rows, result_findings, setting_findings
+from fmcache.analyze.groups import attribute_names
+from fmcache.analyze.influence import (
+    clustered_variance,
+    independent_variance,
+    logit_interval,
+    separated_interval,
 )
-from fmcache.analyze.permutation import PERMUTATIONS, chance, permuted
-from fmcache.analyze.thresholds import choose_threshold, fixed_threshold, needs_validation
-from fmcache.analyze.weighted import Ints, Partition, Plan, plan, select
+from fmcache.analyze.intervals import interval, wilson
+from fmcache.analyze.metrics import DEFINITION, METRICS, RATES, Metric, Tally, why_undefined
+from fmcache.analyze.permutation import chance, permuted
+from fmcache.analyze.rows import NAN, Rows
+from fmcache.analyze.thresholds import fixed_threshold
+from fmcache.analyze.weighted import plan, select
 from fmcache.errors import UsageError
 from fmcache.store.schema import PREDICTION_COLUMNS, RESULT_COLUMNS, conform, empty
 
-FLOOR = 10  # fewest positives, negatives or samples that a number may be a mean over
-OVERALL = "overall"
+__all__ = ["FLOOR", "OVERALL", "Evaluation", "Setting", "evaluate"]
 NOT_BY_CHANCE = ("prevalence",)  # the strata of the permutation keep it, so it has no null gap
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results (RESULT_COLUMNS, one row a number) and what a reader should know about the data."""
+    """Results (RESULT_COLUMNS, findings first, then one row a number) and the findings as sentences."""
 
     results: pl.DataFrame
     findings: list[Finding]
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """How the numbers are made; the same for all labels."""
-
-    draws: int
-    level: float
-    seed: int
-    permutations: int
-    floor: int
-    policy: str
-
-
-@dataclass(frozen=True)
-class _Case:
-    """The rows of one label and seed: [n] arrays, the groupings, and one Tally a cell."""
-
-    label: str
-    seed: int
-    y: Bools
-    score: Floats
-    patient: Ints
-    threshold: float
-    probability: bool
-    groupings: list[Grouping]
-    points: list[Tally]
-    plan: Plan
-    sizes: dict[tuple[str, tuple[int, ...]], dict[str, int]]  # memory of `size`
-
-    def size(self, grouping: Grouping, groups: list[int]) -> dict[str, int]:
-        """n, n_pos and n_patients of some groups together."""
-        key = (grouping.attribute, tuple(groups))
-        if key not in self.sizes:
-            rows = np.isin(grouping.codes, groups)
-            self.sizes[key] = {
-                "n": int(rows.sum()),
-                "n_pos": int(self.y[rows].sum()),
-                "n_patients": len(np.unique(self.patient[rows])),
-            }
-        return self.sizes[key]
-
-    def cells(self) -> Iterator[tuple[int, Grouping, int]]:
-        """(index of the cell, grouping, index of the group)."""
-        pairs = [(grouping, g) for grouping in self.groupings for g in range(len(grouping.names))]
-        return ((k, grouping, g) for k, (grouping, g) in enumerate(pairs))
 
 
 def evaluate(
     predictions: pl.DataFrame,
     *,
     by: Sequence[str] | None = None,
-    definition: str = DEFINITION,
+    definition: str | Sequence[str] = DEFINITION,
     split: str = "test",
     threshold_policy: str = "youden",
-    draws: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-    permutations: int = PERMUTATIONS,
-    floor: int = FLOOR,
     info: Mapping[str, Any] | None = None,
+    setting: Setting | None = None,
+    **options: Any,
 ) -> Evaluation:
     """All metrics and disparities of a run's predictions.
 
@@ -116,10 +78,10 @@ def evaluate(
     ----------
     predictions : PREDICTION_COLUMNS and ``attribute.*``; one row a sample, label and seed.
     by : attributes and intersections ("sex", "sex*age_group"); None: every attribute that has groups.
+    definition : one or several of `definitions.DEFINITIONS`.
     split : the rows that are measured. threshold_policy : see `thresholds`; chosen on ``val`` rows.
-    draws : bootstrap replicates over patients. level : of the intervals. permutations : for the null gap.
-    floor : fewest positives, negatives or samples that a number may be a mean over; below it is NaN with a reason.
     info : run_id, model, dataset, usage, method, copied into the rows.
+    setting, options : see `Setting`; options (draws, level, seed, permutations, floor, …) change single fields of it.
 
     Returns
     -------
@@ -129,230 +91,248 @@ def evaluate(
     ------
     UsageError : an unknown attribute, policy, definition or split; a policy that needs validation rows without any.
     """
-    if definition != DEFINITION:
-        raise UsageError(f"There is no definition {definition!r}.", f"Definitions: {DEFINITION}.")
-    fixed_threshold(threshold_policy)
-    table = conform(predictions, PREDICTION_COLUMNS, "predictions", extra=True).sort(
-        "label", "seed", "split", "sample_id"
-    )
+    definitions = check_definitions([definition] if isinstance(definition, str) else definition)
+    setting = replace(setting or Setting(), policy=threshold_policy, **options)
+    fixed_threshold(setting.policy)
+    _check_family(setting)
+    table = conform(predictions, PREDICTION_COLUMNS, "predictions", extra=True)
     measured = table.filter(pl.col("split") == split)
     if measured.is_empty():
         there = ", ".join(sorted(table["split"].unique().drop_nulls().to_list())) or "none"
         raise UsageError(
             f"No prediction is in the split {split!r}.", f"Splits: {there}.", "Type: --split with one of them"
         )
-    names = list(dict.fromkeys(by)) if by is not None else attribute_names(measured)
-    setting = _Setting(draws, level, seed, permutations, floor, threshold_policy)
-    findings = data_findings(table, measured, names)
-    usable = measured.filter(pl.col("y").is_in([0.0, 1.0]) & pl.col("score").is_finite())
-    if usable.is_empty():
-        raise UsageError(
-            f"No prediction in the split {split!r} has a label of 0 or 1 and a finite score.",
-            f"It has {len(measured):,} rows.",
-        )
-    usable = usable.with_columns(_patient_codes(usable))
-    patients = usable["_patient"].n_unique()
-    labels = usable.select("label", "seed").unique(maintain_order=True).iter_rows()
-    cases = [_case(usable, table, names, setting, patients, label, number) for label, number in labels]
-    replicates = resample([case.plan for case in cases], patients, draws=draws, seed=seed)
-    common = {
-        key: str((info or {}).get(key, "") or "") for key in ("run_id", "model", "dataset", "usage", "method")
-    }
-    common |= {"split": split, "definition": definition}
-    rows = [
-        row | common | {"label": case.label, "seed": case.seed}
-        for case, replicate in zip(cases, replicates, strict=True)
-        for row in _rows(case, replicate, setting)
-    ]
-    results = _table(rows)
-    return Evaluation(results, findings + result_findings(results, floor))
+    names = list(dict.fromkeys(by)) if by is not None else attribute_names(measured, setting.bins)
+    findings = data_findings(table, measured, names, setting.bins)
+    cases, patients = cases_of(table, names, split, setting)
+    references = choose_references(cases, setting)
+    resamples = Resamples(patients, setting.draws, setting.seed)
+    rows, family = [], []
+    for case in cases:
+        if DEFINITION in definitions:
+            drawn = _replicates(case, patients, resamples, setting)
+            found, members = _case_rows(case, drawn, references, setting)
+            rows += found
+            family += members
+        for other in definitions:
+            if other != DEFINITION:
+                rows += other_rows(other, case, patients, resamples, setting)
+    rows = _in_order(rows + family_rows(family, setting.level))
+    keys = ("run_id", "model", "dataset", "usage", "method")
+    common = {key: str((info or {}).get(key, "") or "") for key in keys} | {"split": split}
+    findings += setting_findings(setting, references, family)
+    results = _table([row | common for row in rows])
+    findings = sorted(findings + result_findings(results, setting.floor), key=lambda one: one.rank)
+    told = [row | common for row in finding_rows(findings, cases[0].label, cases[0].seed, definitions[0])]
+    return Evaluation(pl.concat([_table(told), results]), findings)
 
 
-def _patient_codes(table: pl.DataFrame) -> pl.Series:
-    """0 … patients − 1 in the order of the ids; a row without a patient is its own."""
-    named = pl.col("patient_id").is_not_null() & (pl.col("patient_id") != "")
-    key = pl.when(named).then("p" + pl.col("patient_id")).otherwise("s" + pl.col("sample_id"))
-    return table.select((key.rank("dense").cast(pl.Int64) - 1).alias("_patient"))["_patient"]
+def _check_family(setting: Setting) -> None:
+    for name in setting.family:
+        if name not in METRICS:
+            raise UsageError(
+                f"There is no metric {name!r} for the family.", f"Metrics: {', '.join(METRICS)}."
+            )
 
 
-def _case(
-    usable: pl.DataFrame,
-    table: pl.DataFrame,
-    names: list[str],
-    setting: _Setting,
-    patients: int,
-    label: str,
-    number: int,
-) -> _Case:
-    mine = usable.filter((pl.col("label") == label) & (pl.col("seed") == number))
-    y, score = mine["y"].to_numpy() == 1, mine["score"].to_numpy()
-    threshold = _threshold(table, setting.policy, label, number)
-    probability = is_probability(score)
-    everyone = Grouping("", (OVERALL,), np.zeros(len(mine), np.int64))
-    groupings = [everyone] + [group_by(mine, name) for name in names]
-    points = []
-    for grouping in groupings:
-        for g in range(len(grouping.names)):
-            member = grouping.codes == g
-            points.append(tally(y[member], score[member], threshold, probability=probability))
-    patient = mine["_patient"].to_numpy()
+def _replicates(case: Case, patients: int, resamples: Resamples, setting: Setting) -> Tally:
     prepared = plan(
-        y, score, patient, patients,
-        [Partition(grouping.codes, len(grouping.names)) for grouping in groupings],
-        threshold=threshold, probability=probability,
+        case.y, case.score, case.patient, patients, case.partitions(), threshold=case.limits,
+        probability=case.probability, exact=setting.exact,
     )  # fmt: skip
-    return _Case(label, number, y, score, patient, threshold, probability, groupings, points, prepared, {})
+    return resamples.tally(prepared)
 
 
-def _threshold(table: pl.DataFrame, policy: str, label: str, number: int) -> float:
-    fixed = fixed_threshold(policy)
-    if fixed is not None:
-        return fixed
-    mine = table.filter((pl.col("label") == label) & (pl.col("seed") == number))
-    val = mine.filter(
-        (pl.col("split") == "val") & pl.col("y").is_in([0.0, 1.0]) & pl.col("score").is_finite()
-    )
-    if val.is_empty():
-        raise needs_validation(policy, label, sorted(mine["split"].unique().drop_nulls().to_list()))
-    return choose_threshold(val["y"].to_numpy() == 1, val["score"].to_numpy(), policy)
+def _in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By label and seed: groups, then differences, then the spreads over groups; each in the order it was noted."""
+    attributes = list(dict.fromkeys(row["attribute"] for row in rows))
+    place = {attribute: k for k, attribute in enumerate(attributes)}
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        kind = 0 if row["group"] and not row["reference"] else 1 if row["reference"] else 2
+        return row["label"], row["seed"], kind > 0, place[row["attribute"]] if kind else 0, kind
+
+    filled = ({"reference": "", "definition": DEFINITION, **row} for row in rows)
+    return sorted(filled, key=key)
 
 
-def _rows(case: _Case, replicates: Tally, setting: _Setting) -> Iterator[dict[str, Any]]:
+def _case_rows(
+    case: Case, replicates: Tally, references: Mapping[str, str], setting: Setting
+) -> tuple[list[dict[str, Any]], list[Member]]:
     cells = len(case.points)
+    rows, family = Rows(setting.level), list[Member]()
     value = {name: np.full(cells, np.nan) for name in METRICS}
     drawn = {name: metric.of(replicates) for name, metric in METRICS.items()}
-    for k, grouping, g in case.cells():
+    for k, i, grouping, g in case.cells():
         for name, metric in METRICS.items():
+            where = {
+                "attribute": grouping.attribute, "group": grouping.names[g], "metric": name,
+                **case.size(grouping, [g]), **threshold_columns(case, setting, i, g, metric.threshold),
+            }  # fmt: skip
             reason = why_undefined(metric, case.points[k], setting.floor)
-            if not reason:
-                value[name][k] = float(metric.of(case.points[k]))
-            yield {
-                "attribute": grouping.attribute,
-                "group": grouping.names[g],
-                "metric": name,
-                "disparity": "",
-                **case.size(grouping, [g]),
-                **_threshold_of(case, setting, metric.threshold),
-                **_number(value[name][k], drawn[name][k], setting, reason),
-            }
-    for grouping, cell in zip(case.groupings[1:], _starts(case)[1:], strict=True):
-        known = np.array(grouping.known, np.int64)
-        yield from _disparity_rows(case, grouping, cell + known, value, drawn, setting)
+            at = NAN if reason else float(metric.of(case.points[k]))
+            reason = reason or ("no recalibration fits" if np.isnan(at) else "")
+            value[name][k] = at
+            _group_row(rows, where, name, case, k, at, drawn[name][k], reason, setting.level)
+            _precision_rows(rows, where, name, case, (i, g), at, drawn[name][k], setting)
+    for i, start in list(enumerate(case.starts()))[1:]:
+        size = len(case.groupings[i].names)
+        here = {name: numbers[start : start + size] for name, numbers in value.items()}
+        there = {name: numbers[start : start + size] for name, numbers in drawn.items()}
+        reference = references.get(case.groupings[i].attribute)
+        family += difference_rows(rows, case, i, reference, here, there, setting)
+        _disparity_rows(rows, case, i, here, there, (value, drawn), setting)
+    label = {"label": case.label, "seed": case.seed}
+    return [row | label for row in rows.finish()], family
 
 
-def _starts(case: _Case) -> list[int]:
-    """The first cell of every grouping."""
-    sizes = [len(grouping.names) for grouping in case.groupings]
-    return [sum(sizes[:k]) for k in range(len(sizes))]
+def _group_row(
+    rows: Rows, where: dict[str, Any], name: str, case: Case, k: int, at: float, drawn: Floats, reason: str,
+    level: float,
+) -> None:  # fmt: skip
+    """A group's number: Wilson's interval for a share of independent images, else percentiles of the replicates."""
+    where = {**where, "disparity": ""}
+    point = case.points[k]
+    if not np.isnan(at) and name in RATES:
+        _, trials = RATES[name](point)
+        independent = where["n_patients"] == where["n"]
+        if independent or np.ptp(drawn[~np.isnan(drawn)], axis=0) == 0:
+            # without variation the percentiles are a point: take as many trials as there are patients
+            trials_used = float(trials if independent else min(trials, where["n_patients"]))
+            rows.plain(where, at, wilson(at * trials_used, trials_used, level), reason)
+            return
+    if name == "auc" and at in (0.0, 1.0):
+        reason = "perfect separation: the interval is exact for disjoint pairs of patients"
+        rows.plain(where, at, separated_interval(at, _disjoint_pairs(case, where), level), reason)
+        return
+    rows.add(where, at, drawn, reason)
+
+
+def _disjoint_pairs(case: Case, where: Mapping[str, Any]) -> int:
+    grouping = next(one for one in case.groupings if one.attribute == where["attribute"])
+    mine = grouping.codes == grouping.names.index(where["group"])
+    sides = (case.patient[mine & case.y], case.patient[mine & ~case.y])
+    return min(len(np.unique(side)) for side in sides)
+
+
+def _precision_rows(
+    rows: Rows, where: dict[str, Any], name: str, case: Case, cell: tuple[int, int], at: float, drawn: Floats,
+    setting: Setting,
+) -> None:  # fmt: skip
+    """``delong``: the AUC with its logit-scale interval; ``design_effect``: clustered / independent standard error."""
+    if np.isnan(at):
+        return
+    if name == "auc":
+        i, g = cell
+        mine = case.groupings[i].codes == g
+        influence = case.influence(i, g)
+        clustered = clustered_variance(influence, case.patient[mine])
+        independent = independent_variance(case.y[mine], influence)
+        z = float(ndtri((1 + setting.level) / 2))
+        rows.plain({**where, "disparity": "delong"}, at, logit_interval(at, clustered, z))
+        effect = np.sqrt(clustered / independent) if independent > 0 else NAN
+    elif name in RATES:
+        _, trials = RATES[name](case.points[case.starts()[cell[0]] + cell[1]])
+        alone = np.sqrt(at * (1 - at) / float(trials))
+        effect = float(np.nanstd(drawn)) / alone if alone > 0 else NAN
+    else:
+        return
+    reason = "" if effect == effect else "no variation"
+    rows.plain({**where, "disparity": "design_effect"}, float(effect), None, reason)
 
 
 def _disparity_rows(
-    case: _Case,
-    grouping: Grouping,
-    cells: Ints,
-    value: dict[str, Floats],
-    drawn: dict[str, Floats],
-    setting: _Setting,
-) -> Iterator[dict[str, Any]]:
-    null = _null(case, grouping, setting)
-    null_of = {name: metric.of(null) for name, metric in METRICS.items()} if null is not None else {}
+    rows: Rows, case: Case, i: int, value: Mapping[str, Floats], drawn: Mapping[str, Floats],
+    everyone: tuple[Mapping[str, Floats], Mapping[str, Floats]], setting: Setting,
+) -> None:  # fmt: skip
+    grouping = case.groupings[i]
+    known = np.array(grouping.known, np.int64)
+    null = _null(case, i, setting)
 
-    def row(
-        metric: str, disparity: str, use: list[int], needs: bool, number: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def where(metric: str, title: str, use: Ints, threshold: bool) -> dict[str, Any]:
         return {
-            "attribute": grouping.attribute,
-            "group": "",
-            "metric": metric,
-            "disparity": disparity,
-            **case.size(grouping, [grouping.known[k] for k in use]),
-            **_threshold_of(case, setting, needs),
-            **number,
-        }
+            "attribute": grouping.attribute, "group": "", "metric": metric, "disparity": title,
+            **case.size(grouping, use.tolist()), **threshold_columns(case, setting, i, None, threshold),
+        }  # fmt: skip
 
     for name, metric in METRICS.items():
-        use = defined(value[name][cells])
-        remark = _left_out(len(use), len(cells))
-        points, replicates = value[name][cells[use]][:, None], drawn[name][cells[use]]
+        use = known[defined(value[name][known])]
+        points, replicates = value[name][use][:, None], drawn[name][use]
+        remark = _left_out(len(use), len(known))
         for title, disparity in DISPARITIES.items():
             if not applies(disparity, metric):
                 continue
+            place = where(name, title, use, metric.threshold)
             if len(use) < 2:
-                yield row(name, title, use, metric.threshold, _undefined(setting, UNDEFINED))
+                rows.plain(place, NAN, (NAN, NAN), UNDEFINED)
                 continue
-            at = float(disparity.of(points, value[name][:1], metric.better)[0])
-            spread = disparity.of(replicates, drawn[name][0], metric.better)
-            reason = remark or ("the largest value is 0" if np.isnan(at) else "")
-            yield row(name, title, use, metric.threshold, _number(at, spread, setting, reason))
-        if len(use) >= 2 and null is not None and name not in NOT_BY_CHANCE:
-            observed, expected = float(gap(points)[0]), gap(null_of[name][use])
-            for title, number in _by_chance(observed, expected, setting):
-                yield row(name, title, use, metric.threshold, number)
-    for name, (_, _, parts) in COMPOSITES.items():
-        use = defined(np.sum([value[part][cells] for part in parts], axis=0))
+            at = float(disparity.of(points, everyone[0][name][:1], metric.better)[0])
+            spread = disparity.of(replicates, everyone[1][name][0], metric.better)
+            rows.add(place, at, spread, remark or (NO_RATIO.get(title, "") if np.isnan(at) else ""))
         if len(use) < 2:
-            yield row(name, "gap", use, True, _undefined(setting, UNDEFINED))
             continue
-        at = float(mean_gap([value[part][cells[use]][:, None] for part in parts])[0])
-        spread = mean_gap([drawn[part][cells[use]] for part in parts])
-        yield row(name, "gap", use, True, _number(at, spread, setting, _left_out(len(use), len(cells))))
-        if null is not None:
-            for title, number in _by_chance(at, mean_gap([null_of[part][use] for part in parts]), setting):
-                yield row(name, title, use, True, number)
+        if setting.tolerance is not None:
+            se = standard_errors(case, i, name, use.tolist(), replicates)
+            p, verdict = gap_equivalence(points[:, 0], se, setting.tolerance, 1 - setting.level)
+            text = f"gap {verdict} {setting.tolerance:g}" if verdict != UNDECIDED else UNDECIDED
+            rows.plain(where(name, "gap_equivalence", use, metric.threshold), p, None, text)
+        _by_chance(rows, where, name, metric, float(gap(points)[0]), use, null, known, setting)
+    for name, (_, _, parts) in COMPOSITES.items():
+        use = known[defined(np.sum([value[part][known] for part in parts], axis=0))]
+        place = where(name, "gap", use, True)
+        if len(use) < 2:
+            rows.plain(place, NAN, (NAN, NAN), UNDEFINED)
+            continue
+        at = float(mean_gap([value[part][use][:, None] for part in parts])[0])
+        rows.add(place, at, mean_gap([drawn[part][use] for part in parts]), _left_out(len(use), len(known)))
+        _by_chance(rows, where, name, METRICS[parts[0]], at, use, null, known, setting, parts)
 
 
-def _null(case: _Case, grouping: Grouping, setting: _Setting) -> Tally | None:
+NO_RATIO = {"ratio": "the largest value is 0", "skew": "a group is perfect"}
+
+
+def _null(case: Case, i: int, setting: Setting) -> Tally | None:
     """Tallies [known groups, permutations] of groups dealt anew, or None if there is nothing to deal."""
+    grouping = case.groupings[i]
     known = grouping.known
     if setting.permutations < 1 or len(known) < 2:
         return None
     rows = np.isin(grouping.codes, known)
     dealt = permuted(
         case.y[rows], case.score[rows], case.patient[rows], grouping.codes[rows], len(grouping.names),
-        threshold=case.threshold, probability=case.probability, permutations=setting.permutations,
-        seed=setting.seed,
+        threshold=float(case.limits[0][0]), probability=case.probability, permutations=setting.permutations,
+        seed=setting.seed, exact=setting.exact,
     )  # fmt: skip
     return select(dealt, np.array(known, np.int64))
 
 
-def _by_chance(observed: float, expected: Floats, setting: _Setting) -> Iterator[tuple[str, dict[str, Any]]]:
+def _by_chance(
+    rows: Rows, where: Any, name: str, metric: Metric, observed: float, use: Ints, null: Tally | None, known: Ints,
+    setting: Setting, parts: Sequence[str] = (),
+) -> None:  # fmt: skip
     """The rows ``gap_null`` (mean and band) and ``gap_p``."""
-    low, high, remark = interval(expected, setting.level)
-    if np.isnan(low):
-        yield "gap_null", _undefined(setting, remark)
-        yield "gap_p", _undefined(setting, remark)
+    if null is None or name in NOT_BY_CHANCE:
         return
-    numbers = {"ci_low": low, "ci_high": high, "ci_level": setting.level, "reason": remark}
-    yield "gap_null", {"value": float(np.nanmean(expected)), **numbers}
-    p = chance(observed, expected[~np.isnan(expected)])
-    yield "gap_p", {"value": p, "ci_low": None, "ci_high": None, "ci_level": None, "reason": remark}
-
-
-def _number(value: float, replicates: Floats, setting: _Setting, reason: str) -> dict[str, Any]:
-    if np.isnan(value):
-        return _undefined(setting, reason)
-    low, high, remark = interval(replicates, setting.level)
-    reason = "; ".join(part for part in (reason, remark) if part)
-    return {"value": value, "ci_low": low, "ci_high": high, "ci_level": setting.level, "reason": reason}
-
-
-def _undefined(setting: _Setting, reason: str) -> dict[str, Any]:
-    nan = float("nan")
-    return {"value": nan, "ci_low": nan, "ci_high": nan, "ci_level": setting.level, "reason": reason}
+    places = [where(name, title, use, metric.threshold) for title in ("gap_null", "gap_p")]
+    if metric.threshold and setting.per_group:
+        for place in places:
+            rows.plain(place, NAN, (NAN, NAN), "no null gap: every group has its own threshold")
+        return
+    among = np.searchsorted(known, use)
+    expected = mean_gap([METRICS[part].of(null)[among] for part in parts or (name,)])
+    low, high, remark = interval(expected, setting.level)
+    rows.plain(places[0], float(np.nanmean(expected)) if low == low else NAN, (low, high), remark)
+    p = chance(observed, expected[~np.isnan(expected)]) if low == low else NAN
+    rows.plain(places[1], p, None, remark)
 
 
 def _left_out(used: int, there: int) -> str:
     return f"{there - used} of {there} groups are undefined and left out" if used < there else ""
 
 
-def _threshold_of(case: _Case, setting: _Setting, needed: bool) -> dict[str, Any]:
-    """Threshold and policy, on the rows that depend on it; null and empty on the others."""
-    return {
-        "threshold": case.threshold if needed else None,
-        "threshold_policy": setting.policy if needed else "",
-    }
-
-
 def _table(rows: list[dict[str, Any]]) -> pl.DataFrame:
     schema = dict(RESULT_COLUMNS)
-    return pl.DataFrame(rows, schema=schema).select(list(schema)) if rows else empty(RESULT_COLUMNS)
+    if not rows:
+        return empty(RESULT_COLUMNS)
+    columns = {name: [row.get(name) for row in rows] for name in schema}
+    return pl.DataFrame(columns, schema=schema)

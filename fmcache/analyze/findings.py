@@ -6,13 +6,17 @@ sample id.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import polars as pl
 
-from fmcache.analyze.groups import UNKNOWN, group_by
+from fmcache.analyze.cases import Setting
+from fmcache.analyze.differences import Member
+from fmcache.analyze.groups import UNKNOWN, Bins, group_by
+from fmcache.analyze.thresholds import chosen_on_test
 from fmcache.store.schema import ATTRIBUTE
 
 Severity = Literal["note", "warning", "problem"]
@@ -29,8 +33,68 @@ class Finding:
     severity: Severity
     text: str
 
+    @property
+    def rank(self) -> int:
+        """Problems come first."""
+        return ORDER[self.severity]
 
-def data_findings(table: pl.DataFrame, measured: pl.DataFrame, by: list[str]) -> list[Finding]:
+
+def finding_rows(findings: Sequence[Finding], label: str, seed: int, definition: str) -> list[dict[str, Any]]:
+    """Findings as rows of the results: metric ``finding``, no value, severity and sentence in `reason`."""
+    return [
+        {
+            "label": label, "seed": seed, "attribute": "", "group": "", "reference": "", "metric": "finding",
+            "disparity": "", "definition": definition, "threshold_policy": "",
+            "reason": f"{finding.severity}: {finding.text}",
+        }
+        for finding in findings
+    ]  # fmt: skip
+
+
+def setting_findings(
+    setting: Setting, references: Mapping[str, str], family: Sequence[Member]
+) -> list[Finding]:
+    """What was chosen: where the threshold comes from, the reference groups, the family of tests."""
+    found = []
+    if chosen_on_test(setting.policy):
+        found.append(
+            Finding(
+                "warning",
+                f"The threshold policy {setting.policy} chose on the labels of the measured rows, so everything that "
+                "needs a threshold is better than it would be on new patients.",
+            )
+        )
+    if setting.per_group:
+        found.append(
+            Finding(
+                "warning",
+                "Every group has its own threshold, which is a mitigation: rates are not those of one rule for all.",
+            )
+        )
+    if references:
+        named = ", ".join(f"{attribute} = {group}" for attribute, group in references.items())
+        found.append(
+            Finding("note", f"Groups are compared with a reference: {named}. Others by --reference sex=….")
+        )
+    if family:
+        attributes = list(dict.fromkeys(member.where["attribute"] for member in family))
+        labels = {(member.where["label"], member.where["seed"]) for member in family}
+        found.append(
+            Finding(
+                "note",
+                f"Holm's and Benjamini and Hochberg's p-values and the simultaneous bands are over {len(family)} "
+                f"differences to the reference: {', '.join(setting.family)}, by {', '.join(attributes)}, "
+                f"{_count(len(labels), 'label or seed', 'labels and seeds')}.",
+            )
+        )
+    if not setting.exact:
+        found.append(Finding("note", "Intervals of auc and auprc are to first order (--engine fast)."))
+    return found
+
+
+def data_findings(
+    table: pl.DataFrame, measured: pl.DataFrame, by: list[str], bins: Mapping[str, Bins] | None = None
+) -> list[Finding]:
     """What the predictions themselves show.
 
     Parameters
@@ -39,8 +103,8 @@ def data_findings(table: pl.DataFrame, measured: pl.DataFrame, by: list[str]) ->
     """
     found = [*_ids(table, measured), *_labels(measured), *_scores(measured)]
     for name in dict.fromkeys(part.strip().removeprefix(ATTRIBUTE) for one in by for part in one.split("*")):
-        found += _attribute(measured, name)
-    found += _ages(measured)
+        found += _attribute(measured, name, bins or {})
+    found += _ages(measured, bins or {})
     return sorted(found, key=lambda finding: ORDER[finding.severity])
 
 
@@ -65,11 +129,10 @@ def _ids(table: pl.DataFrame, measured: pl.DataFrame) -> Iterator[Finding]:
         yield Finding(
             "warning", f"{_share(~named)} of the rows have no patient id and count as their own patients."
         )
-    twice = int(measured.select("sample_id", "label", "seed").is_duplicated().sum())
+    keys = measured.select(pl.struct("sample_id", "label", "seed").hash().alias("key"))["key"]
+    twice = len(keys) - keys.n_unique()
     if twice:
-        yield Finding(
-            "problem", f"{twice:,} predictions are there more than once for the same sample and label."
-        )
+        yield Finding("problem", f"{twice:,} predictions are repetitions of the same sample and label.")
 
 
 def _labels(measured: pl.DataFrame) -> Iterator[Finding]:
@@ -112,11 +175,10 @@ def _scores(measured: pl.DataFrame) -> Iterator[Finding]:
             )
 
 
-def _attribute(measured: pl.DataFrame, name: str) -> Iterator[Finding]:
-    grouping = group_by(measured, name)
-    groups = pl.Series([grouping.names[code] for code in grouping.codes])
+def _attribute(measured: pl.DataFrame, name: str, bins: Mapping[str, Bins]) -> Iterator[Finding]:
+    grouping = group_by(measured, name, bins)
     known = [group for group in grouping.names if group != UNKNOWN]
-    missing = groups == UNKNOWN
+    missing = pl.Series(np.array([group == UNKNOWN for group in grouping.names], bool)[grouping.codes])
     if len(known) == 1:
         yield Finding(
             "problem",
@@ -151,7 +213,7 @@ def _attribute(measured: pl.DataFrame, name: str) -> Iterator[Finding]:
             )
 
 
-def _ages(measured: pl.DataFrame) -> Iterator[Finding]:
+def _ages(measured: pl.DataFrame, bins: Mapping[str, Bins]) -> Iterator[Finding]:
     column = ATTRIBUTE + "age"
     if column not in measured.columns or not measured[column].dtype.is_numeric():
         return
@@ -165,7 +227,7 @@ def _ages(measured: pl.DataFrame) -> Iterator[Finding]:
             "warning",
             f"age: {_share(age == 0)} of the rows have age 0; missing ages may have been stored as 0.",
         )
-    if ATTRIBUTE + "age_group" not in measured.columns and age.n_unique() > 10:
+    if ATTRIBUTE + "age_group" not in measured.columns and age.n_unique() > 10 and "age" not in bins:
         yield Finding("note", "age was cut at 40 and 60 to make age_group.")
 
 
@@ -179,6 +241,7 @@ def _small_groups(results: pl.DataFrame, floor: int) -> Iterator[Finding]:
     small = results.filter(
         (pl.col("metric") == "auc") & (pl.col("disparity") == "") & (pl.col("attribute") != "")
         & (pl.col("group") != UNKNOWN) & pl.col("value").is_nan() & (pl.col("n") > 0)
+        & (pl.col("definition") == "fmcache")
     )  # fmt: skip
     for (label, attribute), rows in small.group_by("label", "attribute", maintain_order=True):
         groups = sorted(rows["group"].unique().to_list())
@@ -191,7 +254,7 @@ def _small_groups(results: pl.DataFrame, floor: int) -> Iterator[Finding]:
 
 
 def _implausible(results: pl.DataFrame) -> Iterator[Finding]:
-    overall = results.filter((pl.col("metric") == "auc") & (pl.col("group") == "overall"))
+    overall = results.filter(metric="auc", group="overall", disparity="", definition="fmcache")
     for row in overall.iter_rows(named=True):
         if row["value"] >= PERFECT:
             yield Finding(
@@ -200,14 +263,24 @@ def _implausible(results: pl.DataFrame) -> Iterator[Finding]:
             )
         elif row["ci_high"] < 0.5:
             yield Finding(
-                "warning",
+                "problem",
                 f"{row['label']}: the AUC is {row['value']:.2f}, below chance; high scores may mean a negative.",
             )
+        elif row["value"] < 0.5:
+            yield Finding("warning", f"{row['label']}: the AUC is {row['value']:.2f}, below 0.5.")
+    groups = results.filter(
+        (pl.col("metric") == "auc") & (pl.col("disparity") == "") & (pl.col("attribute") != "")
+        & (pl.col("value") < 0.5) & (pl.col("definition") == "fmcache")
+    )  # fmt: skip
+    for (label, attribute), rows in groups.group_by("label", "attribute", maintain_order=True):
+        named = ", ".join(sorted(rows["group"].unique().to_list())[:5])
+        yield Finding("warning", f"{label}, {attribute}: the AUC is below 0.5 in {named}.")
 
 
 def _largest_gaps(results: pl.DataFrame) -> Iterator[Finding]:
     """The largest AUC gaps over labels and attributes (tpr where no AUC gap is defined), first seed."""
-    first = results.filter(pl.col("seed") == pl.col("seed").min().over("label"))
+    ours = results.filter(definition="fmcache")
+    first = ours.filter(pl.col("seed") == pl.col("seed").min().over("label"))
     keys = ["label", "attribute", "metric"]
     gaps = first.filter((pl.col("disparity") == "gap") & pl.col("value").is_not_nan())
     told = gaps.filter(pl.col("metric") == "auc")

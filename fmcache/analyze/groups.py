@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,11 +44,12 @@ class Grouping:
         return [k for k, name in enumerate(self.names) if name != UNKNOWN]
 
 
-def attribute_names(table: pl.DataFrame) -> list[str]:
+def attribute_names(table: pl.DataFrame, bins: Mapping[str, Bins] | None = None) -> list[str]:
     """The attributes that metrics are computed by unless others are named: those whose columns hold groups."""
     names = [name.removeprefix(ATTRIBUTE) for name in table.columns if name.startswith(ATTRIBUTE)]
-    usable = [name for name in names if _too_many(table[ATTRIBUTE + name]) is None]
-    return usable + (["age_group"] if _age_can_be_cut(table) else [])
+    cut_up = set(bins or ())
+    usable = [name for name in names if name in cut_up or _too_many(table[ATTRIBUTE + name]) is None]
+    return usable + (["age_group"] if _age_can_be_cut(table) and "age" not in cut_up else [])
 
 
 def _age_can_be_cut(table: pl.DataFrame) -> bool:
@@ -59,35 +62,140 @@ def _age_can_be_cut(table: pl.DataFrame) -> bool:
     )
 
 
-def group_by(table: pl.DataFrame, by: str) -> Grouping:
+def group_by(table: pl.DataFrame, by: str, bins: Mapping[str, Bins] | None = None) -> Grouping:
     """The groups of an attribute or of an intersection ("sex*age_group" → "female*60+").
 
     A row that lacks one of the attributes of an intersection is in its group ``unknown``.
+
+    Parameters
+    ----------
+    bins : attribute → where its numbers are cut.
 
     Raises
     ------
     UsageError : no such attribute, or one with too many values.
     """
     parts = [part.strip().removeprefix(ATTRIBUTE) for part in by.split("*")]
-    columns = [_groups(table, part) for part in parts]
-    known = pl.all_horizontal([column != UNKNOWN for column in columns])
-    joined = pl.select(pl.when(known).then(pl.concat_str(columns, separator="*")).otherwise(pl.lit(UNKNOWN)))
-    values = joined.to_series()
-    names = tuple(sorted(values.unique().to_list(), key=lambda name: (name == UNKNOWN, name)))
-    codes = values.replace_strict(list(names), list(range(len(names))), return_dtype=pl.Int64)
-    return Grouping("*".join(parts), names, codes.to_numpy())
+    names, codes = [""], np.zeros(len(table), np.int64)
+    for k, part in enumerate(parts):
+        values = _groups(table, part, bins or {})
+        mine = values.unique().to_list()
+        which = values.replace_strict(mine, list(range(len(mine))), return_dtype=pl.Int64).to_numpy()
+        pairs, codes = np.unique(codes * len(mine) + which, return_inverse=True)
+        names = [_joined(names[pair // len(mine)], mine[pair % len(mine)], k) for pair in pairs]
+    order = sorted(set(names), key=lambda name: (name == UNKNOWN, name))
+    place = {name: k for k, name in enumerate(order)}
+    return Grouping("*".join(parts), tuple(order), np.array([place[name] for name in names])[codes])
 
 
-def _groups(table: pl.DataFrame, name: str) -> pl.Series:
+def _joined(left: str, right: str, k: int) -> str:
+    if k == 0:
+        return right
+    return UNKNOWN if UNKNOWN in (left, right) else f"{left}*{right}"
+
+
+def _groups(table: pl.DataFrame, name: str, bins: Mapping[str, Bins]) -> pl.Series:
+    if name in bins and ATTRIBUTE + name in table.columns:
+        return cut(table[ATTRIBUTE + name], bins[name])
     if name == "age_group" and _age_can_be_cut(table):
         return _cut_age(table[ATTRIBUTE + "age"])
     if ATTRIBUTE + name not in table.columns:
         raise unknown_attribute(name, table)
     column = table[ATTRIBUTE + name]
     if problem := _too_many(column):
-        do = "Type: --by age_group   (age cut at 40 and 60)" if name == "age" else "Add a column with groups."
+        do = f"Type: --bins {name}=40:60   (or name:limit:name:limit:name)"
+        if name == "age":
+            do = "Type: --by age_group   (age cut at 40 and 60), or --bins age=18:65"
+        elif not column.dtype.is_numeric():
+            do = "Add a column with groups."
         raise UsageError(f"The attribute {name} has {problem}; metrics need groups.", "", do)
     return as_groups(column)
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Where a number is cut, and what the pieces are called.
+
+    Attributes
+    ----------
+    limits : rising; a value on a limit is in the upper group. names : one more than limits.
+    """
+
+    limits: tuple[float, ...]
+    names: tuple[str, ...]
+
+
+def parse_bins(text: str) -> tuple[str, Bins]:
+    """The attribute and the bins of ``age=40:60`` or, with names, ``age=young:40:middle:60:old``.
+
+    Without names, whole limits of an age give ``0-39`` as in `AGE_GROUPS`; others ``<0.5``, ``0.5 to <1``, ``>=1``.
+
+    Raises
+    ------
+    UsageError : not of that form, or limits that do not rise.
+
+    >>> parse_bins("age=18:65")[1].names, parse_bins("bmi=lean:25:heavy")[1]
+    (('0-17', '18-64', '65+'), Bins(limits=(25.0,), names=('lean', 'heavy')))
+    """
+    attribute, _, rest = text.partition("=")
+    pieces = [piece.strip() for piece in rest.split(":")] if rest.strip() else []
+    numbers = [_as_number(piece) for piece in pieces]
+    if attribute.strip() and pieces and all(number is not None for number in numbers):
+        limits = tuple(number for number in numbers if number is not None)
+        names = _bin_names(attribute.strip(), limits)
+    else:
+        between = numbers[1::2]
+        limits = tuple(number for number in between if number is not None)
+        names = tuple(pieces[0::2])
+        if (
+            not attribute.strip()
+            or len(pieces) < 3
+            or len(pieces) % 2 == 0
+            or None in between
+            or not all(names)
+        ):
+            raise UsageError(
+                f"The bins {text!r} cannot be read.",
+                "",
+                "Type: --bins age=40:60   or, with names: --bins age=young:40:middle:60:old",
+            )
+    if list(limits) != sorted(set(limits)) or len(set(names)) < len(names):
+        raise UsageError(
+            f"The bins {text!r} cannot be used.",
+            "Limits have to rise and names to differ.",
+            "Type: --bins age=40:60",
+        )
+    return attribute.strip().removeprefix(ATTRIBUTE), Bins(limits, names)
+
+
+def _as_number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if np.isfinite(number) else None
+
+
+def _bin_names(attribute: str, limits: tuple[float, ...]) -> tuple[str, ...]:
+    if attribute.startswith("age") and all(limit == int(limit) and limit > 0 for limit in limits):
+        lows = [0, *(int(limit) for limit in limits)]
+        return (*(f"{low}-{high - 1}" for low, high in itertools.pairwise(lows)), f"{lows[-1]}+")
+    inner = [f"{low:g} to <{high:g}" for low, high in itertools.pairwise(limits)]
+    return (f"<{limits[0]:g}", *inner, f">={limits[-1]:g}")
+
+
+def cut(column: pl.Series, bins: Bins) -> pl.Series:
+    """The names of the bins; ``unknown`` for what is missing or no number, and for an age that cannot be.
+
+    >>> cut(pl.Series("age", [17.0, 18.0, None]), parse_bins("age=18")[1]).to_list()
+    ['0-17', '18+', 'unknown']
+    """
+    number = column.cast(pl.Float64, strict=False).fill_nan(None)
+    if column.name.removeprefix(ATTRIBUTE) == "age":
+        number = number.set((number < 0) | (number > OLDEST), None)
+    which = np.searchsorted(np.array(bins.limits), number.fill_null(0.0).to_numpy(), "right")
+    named = pl.Series([*bins.names])[which.tolist()] if len(which) else pl.Series([], dtype=pl.String)
+    return pl.select(pl.when(number.is_null()).then(pl.lit(UNKNOWN)).otherwise(named)).to_series()
 
 
 def unknown_attribute(name: str, table: pl.DataFrame) -> UsageError:
@@ -116,6 +224,13 @@ def as_groups(column: pl.Series) -> pl.Series:
     >>> as_groups(pl.Series(["F", " M", "", None, "N/A"])).to_list()
     ['F', 'M', 'unknown', 'unknown', 'unknown']
     """
+    distinct = column.unique()
+    if len(distinct) < len(column) / 4:
+        return column.replace_strict(distinct, _named(distinct), return_dtype=pl.String)
+    return _named(column)
+
+
+def _named(column: pl.Series) -> pl.Series:
     if column.dtype.is_float() and (column.drop_nulls().drop_nans() % 1 == 0).all():
         column = column.fill_nan(None).cast(pl.Int64)
     text = column.cast(pl.String).str.strip_chars()

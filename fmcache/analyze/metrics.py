@@ -15,15 +15,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
+from fmcache.analyze.areas import Bools, Floats
+from fmcache.analyze.calibration import (
+    BINS,
+    SMALLEST,
+    bin_of,
+    binned_error,
+    debiased_error,
+    equal_mass_bin_of,
+    recalibrate,
+)
+
 Better = Literal["higher", "lower", "neither"]
 Denominator = Literal["samples", "positives", "negatives", "both classes", "positive calls", "negative calls"]
 
 DEFINITION = "fmcache"
-BINS = 10  # of the expected calibration error: equal width on [0, 1], closed below, the last closed on both sides
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,8 @@ class Tally:
     tp, fp, fn, tn : (weighted) number of samples by truth and decision; NaN without a threshold.
     positives, negatives : (weighted) number of samples by truth.
     auc, auprc : areas, in [0, 1]; NaN where a class is absent.
-    brier, ece : in [0, 1]; NaN where the scores are no probabilities or the group is empty.
+    brier, log_loss, ece, ece_adaptive, ece_debiased, calibration_large, calibration_slope : NaN where the scores
+    are no probabilities or the group is empty; the last two also where no recalibration fits.
     """
 
     tp: Floats
@@ -47,7 +55,12 @@ class Tally:
     auc: Floats
     auprc: Floats
     brier: Floats
+    log_loss: Floats
     ece: Floats
+    ece_adaptive: Floats
+    ece_debiased: Floats
+    calibration_large: Floats
+    calibration_slope: Floats
 
 
 def ratio(part: Floats, whole: Floats) -> Floats:
@@ -106,11 +119,6 @@ def brier(y: Bools, p: Floats) -> float:
     return float(np.mean((p - y) ** 2)) if len(y) else float("nan")
 
 
-def bin_of(p: Floats) -> npt.NDArray[np.int64]:
-    """The calibration bin, 0 to 9, of probabilities in [0, 1]; 1.0 falls into the last one."""
-    return np.clip((p * BINS).astype(np.int64), 0, BINS - 1)
-
-
 def ece(y: Bools, p: Floats) -> float:
     """Expected calibration error: Σ_bins (n_bin / n) · |mean p − mean y| over 10 equal-width bins of [0, 1].
 
@@ -127,6 +135,32 @@ def ece(y: Bools, p: Floats) -> float:
     if not len(y):
         return float("nan")
     return float(np.abs(np.bincount(bin_of(p), p - y, BINS)).sum() / len(y))
+
+
+def log_loss(y: Bools, p: Floats) -> float:
+    """Mean of −log(probability of the truth), in nats, at least 0; 0 = perfect; NaN for an empty group.
+
+    Probabilities are held above 2.2e-16, as in scikit-learn, so one certain error costs 36 nats and not infinity.
+
+    >>> round(log_loss(np.array([True, False]), np.array([0.5, 0.5])), 4)
+    0.6931
+    """
+    if not len(y):
+        return float("nan")
+    return float(-np.mean(np.log(np.clip(np.where(y, p, 1 - p), SMALLEST, 1))))
+
+
+def equal_mass_errors(y: Bools, p: Floats) -> tuple[float, float]:
+    """`ece_adaptive` and `ece_debiased`: L1 and debiased L2 error over 10 bins of equally many samples of the group.
+
+    Source: Nguyen and O'Connor 2015 (equal-mass bins); Kumar et al. 2019 (debiased).
+    """
+    if not len(y):
+        return float("nan"), float("nan")
+    b = equal_mass_bin_of(p)
+    n, positives, residuals = (np.bincount(b, w, BINS)[:, None] for w in (None, y, p - y))
+    n = n.astype(np.float64)
+    return float(binned_error(n, residuals)[0]), float(debiased_error(n, positives, residuals)[0])
 
 
 def is_probability(score: Floats) -> bool:
@@ -148,6 +182,8 @@ def tally(y: Bools, score: Floats, threshold: float, *, probability: bool) -> Ta
     def count(mask: Bools) -> Floats:
         return np.array(mask.sum() if known else np.nan, np.float64)
 
+    adaptive, debiased = equal_mass_errors(y, score) if probability else (np.nan, np.nan)
+    large, _, slope = recalibrate(y, score) if probability else (np.nan, np.nan, np.nan)
     return Tally(
         tp=count(y & called),
         fp=count(~y & called),
@@ -158,7 +194,12 @@ def tally(y: Bools, score: Floats, threshold: float, *, probability: bool) -> Ta
         auc=np.array(auc(y, score)),
         auprc=np.array(auprc(y, score)),
         brier=np.array(brier(y, score) if probability else np.nan),
+        log_loss=np.array(log_loss(y, score) if probability else np.nan),
         ece=np.array(ece(y, score) if probability else np.nan),
+        ece_adaptive=np.array(adaptive),
+        ece_debiased=np.array(debiased),
+        calibration_large=np.array(large),
+        calibration_slope=np.array(slope),
     )
 
 
@@ -207,6 +248,22 @@ METRICS: dict[str, Metric] = {
     "brier": Metric("Brier score", "mean of (p − y)²", "lower", "samples", lambda t: t.brier, probability=True),
     "ece": Metric("expected calibration error", "Σ over 10 equal-width bins on [0, 1] of n_bin/n · |mean p − mean y|",
                   "lower", "samples", lambda t: t.ece, probability=True),
+    "log_loss": Metric("log loss", "mean of −log(p of the truth), in nats; p held above 2.2e-16", "lower", "samples",
+                       lambda t: t.log_loss, probability=True, high=36.05),
+    "ece_adaptive": Metric("calibration error, equal-mass bins",
+                           "Σ over 10 bins of equally many samples of the group of n_bin/n · |mean p − mean y|",
+                           "lower", "samples", lambda t: t.ece_adaptive, probability=True),
+    "ece_debiased": Metric("calibration error, debiased",
+                           "√max(0, Σ over the same bins of n_bin/n · [(mean p − mean y)² − ȳ(1 − ȳ)/(n_bin − 1)])",
+                           "lower", "samples", lambda t: t.ece_debiased, probability=True),
+    "calibration_large": Metric("calibration in the large (intercept)",
+                                "a of logit P(y) = a + logit p; 0 = right, above = risk is underestimated", "neither",
+                                "both classes", lambda t: t.calibration_large, probability=True, low=-np.inf,
+                                high=np.inf),
+    "calibration_slope": Metric("calibration slope",
+                                "b of logit P(y) = a + b · logit p; 1 = right, below = too extreme",
+                                "neither", "both classes", lambda t: t.calibration_slope, probability=True,
+                                low=-np.inf, high=np.inf),
     "tpr": Metric("sensitivity", "TP / (TP + FN)", "higher", "positives", _tpr, threshold=True),
     "fpr": Metric("false positive rate", "FP / (FP + TN)", "lower", "negatives",
                   lambda t: ratio(t.fp, t.fp + t.tn), threshold=True),
@@ -226,6 +283,20 @@ METRICS: dict[str, Metric] = {
     "selection_rate": Metric("share called positive", "(TP + FP) / n", "neither", "samples",
                              lambda t: ratio(t.tp + t.fp, _samples(t)), threshold=True),
 }  # fmt: skip
+
+
+# the metrics that are shares of samples: Tally → (hits, trials)
+RATES: dict[str, Callable[[Tally], tuple[Floats, Floats]]] = {
+    "prevalence": lambda t: (t.positives, _samples(t)),
+    "tpr": lambda t: (t.tp, t.tp + t.fn),
+    "fpr": lambda t: (t.fp, t.fp + t.tn),
+    "tnr": lambda t: (t.tn, t.tn + t.fp),
+    "fnr": lambda t: (t.fn, t.fn + t.tp),
+    "ppv": lambda t: (t.tp, t.tp + t.fp),
+    "npv": lambda t: (t.tn, t.tn + t.fn),
+    "accuracy": lambda t: (t.tp + t.tn, _samples(t)),
+    "selection_rate": lambda t: (t.tp + t.fp, _samples(t)),
+}
 
 
 def why_undefined(metric: Metric, t: Tally, floor: int) -> str:

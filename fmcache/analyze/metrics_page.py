@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fmcache.analyze.bootstrap import MOST_UNDEFINED
+from fmcache.analyze.cases import FLOOR
 from fmcache.analyze.disparities import COMPOSITES, DISPARITIES
-from fmcache.analyze.evaluate import FLOOR
 from fmcache.analyze.groups import AGE_LIMITS, MISSING_WORDS, UNKNOWN
+from fmcache.analyze.intervals import MOST_UNDEFINED
 from fmcache.analyze.metrics import METRICS
 from fmcache.analyze.permutation import PERMUTATIONS
 from fmcache.analyze.thresholds import POLICIES

@@ -1,4 +1,8 @@
-"""Where the line between yes and no is drawn: named policies, on validation rows, one line for all groups."""
+"""Where the line between yes and no is drawn: named policies, on validation rows, one line for all groups.
+
+``test-`` before a policy chooses on the very rows that are measured, as published code does; the results name the
+policy and a finding says that such numbers are too good.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import re
 
 import numpy as np
 
-from fmcache.analyze.metrics import Bools, Floats
+from fmcache.analyze.areas import Bools, Floats
 from fmcache.errors import UsageError
 
 POLICIES: dict[str, str] = {
@@ -17,7 +21,9 @@ POLICIES: dict[str, str] = {
     "f1": "largest F1 on validation rows",
     "sens@0.90": "highest threshold with a sensitivity of at least 0.90 on validation rows",
     "spec@0.90": "lowest threshold with a specificity of at least 0.90 on validation rows",
+    "test-youden": "as without test-, but chosen on the measured rows themselves; the same for test-f1, test-sens@…",
 }
+TEST = "test-"
 
 
 def fixed_threshold(policy: str) -> float | None:
@@ -33,7 +39,8 @@ def fixed_threshold(policy: str) -> float | None:
         number = math.nan
     if math.isfinite(number):
         return number
-    if policy in ("youden", "f1") or _at(policy) is not None:
+    named = policy.removeprefix(TEST)
+    if named in ("youden", "f1") or _at(named) is not None:
         return None
     close = difflib.get_close_matches(policy, POLICIES, n=1)
     raise UsageError(
@@ -41,6 +48,11 @@ def fixed_threshold(policy: str) -> float | None:
         f"Policies: {', '.join(POLICIES)}, or any number.",
         f"Did you mean {close[0]}?" if close else "Type: --threshold 0.5",
     )
+
+
+def chosen_on_test(policy: str) -> bool:
+    """Whether the policy chooses on the rows that are measured."""
+    return policy.startswith(TEST)
 
 
 def _at(policy: str) -> tuple[str, float] | None:
@@ -53,7 +65,7 @@ def choose_threshold(y: Bools, score: Floats, policy: str) -> float:
 
     Parameters
     ----------
-    y, score : [n], the validation rows of one label and seed.
+    y, score : [n], the rows of one label and seed that the policy may look at.
 
     Returns
     -------
@@ -63,6 +75,7 @@ def choose_threshold(y: Bools, score: Floats, policy: str) -> float:
     number = fixed_threshold(policy)
     if number is not None:
         return number
+    policy = policy.removeprefix(TEST)
     positives, negatives = int(y.sum()), int((~y).sum())
     if not positives or not negatives:
         return math.nan

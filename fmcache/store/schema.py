@@ -49,7 +49,8 @@ RESULT_COLUMNS: Mapping[str, pl.DataType] = {
     **dict.fromkeys(("run_id", "model", "dataset", "usage", "method"), pl.String()),
     "seed": pl.Int32(),
     **dict.fromkeys(
-        ("split", "label", "attribute", "group", "metric", "disparity", "definition"), pl.String()
+        ("split", "label", "attribute", "group", "reference", "metric", "disparity", "definition"),
+        pl.String(),
     ),
     **dict.fromkeys(("value", "ci_low", "ci_high", "ci_level"), pl.Float64()),
     **dict.fromkeys(("n", "n_pos", "n_patients"), pl.Int64()),

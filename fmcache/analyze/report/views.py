@@ -7,6 +7,7 @@ the view, so that no template or figure can print them.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,10 +20,11 @@ from fmcache.analyze.suppression import Cell, Place, Why, suppress
 
 GROUP_METRICS = ("auc", "tpr", "fpr", "ece")
 # rows that hold what a gap would be without any true difference, and its p-value
-NULL_GAP, P_VALUE = "gap_null", "gap_p"
+NULL_GAP, P_VALUE, EQUIVALENCE = "gap_null", "gap_p", "gap_equivalence"
 NAMED_HIDDEN = (
     8  # more hidden groups than this are counted, not named: many tiny groups can be as good as an id
 )
+PLAIN_USAGES = ("lp", "external")  # what is not worth a word in a heading
 COMPONENTS = {"eqodds": ("tpr", "fpr"), "eqopp": ("tpr",), "dp": ("selection_rate",)}
 Row = Mapping[str, Any]
 
@@ -73,6 +75,7 @@ class Disparities:
     numbers: Mapping[str, Number]  # gap, ratio, worst, std, es
     null: float
     p: float
+    equivalence: str = ""  # "gap shown to be below 0.02", where a tolerance was named
 
     @property
     def gap(self) -> Number:
@@ -80,13 +83,30 @@ class Disparities:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """One metric of one group less that of the reference group."""
+
+    group: str
+    metric: str
+    number: Number
+    p: float
+    holm: float  # p adjusted over the declared family; NaN outside of it
+    equivalence: str = ""
+
+
+@dataclass(frozen=True)
 class Attribute:
-    """The groups of one attribute or intersection, and their disparities."""
+    """The groups of one attribute or intersection, and their disparities.
+
+    differences : of the shown groups to `reference`, if that is shown too.
+    """
 
     name: str
     groups: Sequence[Group]
     disparities: Sequence[Disparities]
     unnamed: int = 0  # hidden groups that are not even named
+    reference: str = ""
+    differences: Sequence[Difference] = ()
 
     @property
     def hidden(self) -> int:
@@ -124,7 +144,13 @@ class View:
         """The one line that tells this view from the others."""
         return " · ".join(
             part
-            for part in (self.text("model"), self.text("dataset"), clean(self.label, LONGEST_NAME))
+            for part in (
+                self.text("model"),
+                self.text("dataset"),
+                clean(self.label, LONGEST_NAME),
+                self.text("usage") if self.text("usage") not in PLAIN_USAGES else "",
+                self.text("method") if self.text("method") != "erm" else "",
+            )
             if part
         )
 
@@ -186,6 +212,24 @@ def _view(table: pl.DataFrame, run_id: str, info: Mapping[str, Any], floor: int)
     )
 
 
+def warnings(results: pl.DataFrame, of_run: Sequence[View]) -> list[tuple[str, str]]:
+    """(``problem`` or ``warning``, sentence) of what the evaluation of a run found wrong with its data.
+
+    Gaps are told by the report itself. A sentence that names a hidden group is left out: it may say its number.
+    """
+    names = {group for view in of_run for _, group in view.hidden if group}
+    rows = results.filter(
+        (pl.col("metric") == "finding") & pl.col("run_id").is_in([v.run_id for v in of_run])
+    )
+    found = []
+    for reason in rows["reason"].drop_nulls().unique(maintain_order=True):
+        severity, _, text = reason.partition(": ")
+        told = severity in ("problem", "warning") and ", a gap of " not in text
+        if told and not any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) for name in names):
+            found.append((severity, text))
+    return sorted(found, key=lambda one: one[0] != "problem")
+
+
 def _by_group(rows: Iterable[Row]) -> dict[Place, list[Row]]:
     found: dict[Place, list[Row]] = {}
     for row in rows:
@@ -227,14 +271,45 @@ def _attribute(
     places = [place for place in by_group if place[0] == name]
     groups = [_group(group, by_group[place], hidden.get(place)) for place in places for group in place[1:]]
     groups.sort(key=lambda group: group.name == UNKNOWN)
-    disparities = _disparities([row for row in rows if row["attribute"] == name and row["disparity"]])
+    mine = [row for row in rows if row["attribute"] == name and row["disparity"]]
+    disparities = _disparities([row for row in mine if not row["group"]])
+    reference, differences = _differences([row for row in mine if row["group"]], name, hidden)
     small = [by_group[p] for p in places if hidden.get(p) == "small" and p[1] != UNKNOWN]
     disparities = [_withhold(one, small) for one in disparities]
     covered = [group for group in groups if group.why is not None]
     if len(covered) > NAMED_HIDDEN:
         groups = [group for group in groups if group.why is None]
-        return Attribute(name, groups, disparities, unnamed=len(covered))
-    return Attribute(name, groups, disparities)
+        return Attribute(name, groups, disparities, len(covered), reference, differences)
+    return Attribute(name, groups, disparities, 0, reference, differences)
+
+
+def _differences(rows: Sequence[Row], name: str, hidden: Mapping[Place, Why]) -> tuple[str, list[Difference]]:
+    """The reference group and the differences to it; nothing of a hidden group, nothing if the reference is hidden."""
+    reference = next((row["reference"] for row in rows if row.get("reference")), "")
+    if not reference or (name, reference) in hidden:
+        return "", []
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        if row["disparity"].startswith("difference") and (name, row["group"]) not in hidden:
+            found.setdefault((row["group"], row["metric"]), {})[row["disparity"]] = row
+    differences = [
+        Difference(
+            group=group,
+            metric=metric,
+            number=_number(of["difference"]),
+            p=_value(of, "difference_p"),
+            holm=_value(of, "difference_p_holm"),
+            equivalence=(of["difference_equivalence"]["reason"] if "difference_equivalence" in of else ""),
+        )
+        for (group, metric), of in found.items()
+        if "difference" in of
+    ]
+    return reference, differences
+
+
+def _value(of: Mapping[str, Row], disparity: str) -> float:
+    value = of[disparity]["value"] if disparity in of else None
+    return math.nan if value is None else float(value)
 
 
 def _disparities(rows: Sequence[Row]) -> list[Disparities]:
@@ -243,7 +318,8 @@ def _disparities(rows: Sequence[Row]) -> list[Disparities]:
         of = {row["disparity"]: row for row in rows if row["metric"] == metric}
         numbers = {name: _number(row) for name, row in of.items()}
         null, p = (numbers.pop(name, Number()).value for name in (NULL_GAP, P_VALUE))
-        found.append(Disparities(metric, numbers, null, p))
+        equivalence = numbers.pop(EQUIVALENCE, Number()).reason
+        found.append(Disparities(metric, numbers, null, p, equivalence))
     return found
 
 
@@ -253,4 +329,4 @@ def _withhold(one: Disparities, small: Sequence[Sequence[Row]]) -> Disparities:
     used = any(row["metric"] in parts and _finite(row["value"]) for rows in small for row in rows)
     if not used:
         return one
-    return replace(one, numbers=dict.fromkeys(one.numbers, HIDDEN), null=math.nan, p=math.nan)
+    return replace(one, numbers=dict.fromkeys(one.numbers, HIDDEN), null=math.nan, p=math.nan, equivalence="")
