@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from fmcache.errors import UsageError
@@ -19,9 +21,18 @@ def fit_weighted(problem: Problem, weights: Float[np.ndarray, "n c"]) -> Solutio
         minibatch protocols rows are drawn with these probabilities (the same expected loss).
     """
     if problem.protocol == "convex":
-        fit = fit_logistic(problem.data, problem.train.y, problem.penalties.tolist(), weights=weights)
+        fit = fit_logistic(
+            problem.data,
+            problem.train.y,
+            problem.penalties.tolist(),
+            weights=weights,
+            precision=problem.precision,
+        )
         hyper = tuple({"penalty": float(value)} for value in problem.penalties)
-        return Solution(hyper, fit.w, fit.b, converged=fit.converged, facts={"passes": fit.passes})
+        facts: dict[str, Any] = {"passes": fit.passes}
+        if problem.precision != "float32":
+            facts["excess"] = float(fit.excess.max())  # of the objective, over its float32 optimum, in nats
+        return Solution(hyper, fit.w, fit.b, converged=fit.converged, facts=facts)
     raise UsageError(f"The protocol {problem.protocol} is not known.", "It is convex, paper or fairmedfm.")
 
 
@@ -30,5 +41,6 @@ ERM = Method(
     fit=lambda problem: fit_weighted(problem, problem.weights),
     summary="Empirical risk minimisation: the mean loss over all training rows, blind to groups.",
     needs_attribute=False,
+    streams=True,
     protocols=("convex", "paper", "fairmedfm"),
 )

@@ -1,39 +1,67 @@
-"""``fmcache probe lp``: from cached embeddings to predictions, one run for each image entry."""
+"""``fmcache probe``: from cached embeddings to runs of predictions. Planned first, then made, block of labels by block.
+
+Methods that work on the same rows share them and their eigenbasis. What a block of labels gave is kept in staging
+until its run is published, so that an interrupted sweep goes on where it stopped.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import polars as pl
 
-from fmcache.errors import FmcacheError, MissingEntry, UsageError
-from fmcache.probe.centred import centre
-from fmcache.probe.logistic import fit_logistic
-from fmcache.probe.penalties import GRID, choose
-from fmcache.probe.pooling import check, pool, samples_of
-from fmcache.probe.splits import SPLITS, make_splits
+from fmcache.errors import UsageError
+from fmcache.probe.fit import Outcome, solve
+from fmcache.probe.matrix import free_gigabytes
+from fmcache.probe.options import Options
+from fmcache.probe.penalties import auc, worst_auc
+from fmcache.probe.plan import Job, make_plan
+from fmcache.probe.predictions import nothing, predictions_of
+from fmcache.probe.prior import estimate, move
+from fmcache.probe.problem import Column
+from fmcache.probe.study import Study, read, seed_groups
 from fmcache.progress import Progress, Silent
+from fmcache.shapes import Float
 from fmcache.store.cache import Cache
-from fmcache.store.entries import Entry
-from fmcache.store.schema import ATTRIBUTE, LABEL
+from fmcache.store.durable import make_directory, put, remove_tree, storage_errors
+from fmcache.store.entries import SHORT
+from fmcache.store.schema import ATTRIBUTE
+from fmcache.store.workspace import locked
 
-_ROWS = 8192
+_SHARE = 0.3  # of the free memory, that rows may take before they are streamed (they are needed about twice)
 
 
-@dataclass(frozen=True)
-class _Seed:
-    """What one seed gives for the fitted labels (c): probability and logit of every sample (k), and the probe."""
+def probe(cache: Cache, options: Options, progress: Progress | None = None) -> list[str]:
+    """All runs of a call.
 
-    logits: np.ndarray  # [k, c]
-    w: np.ndarray  # [c, d]
-    b: np.ndarray  # [c]
-    choices: list[dict[str, Any]]
+    Returns
+    -------
+    The runs' ids, in the order of the plan; the same inputs give the same ids.
+
+    Raises
+    ------
+    MissingEntry : nothing was extracted. UsageError : an unknown name, a patient in two splits, a label that is not
+    0/1, or no label that can be fitted. Busy : another process makes one of the runs.
+    """
+    progress = progress or Silent()
+    jobs = make_plan(cache, options, progress.note)
+    there = {job.key for job in jobs if (cache.path / "runs" / job.run_id).exists()}
+    for job in jobs:
+        if job.key in there:
+            progress.note(f"{job.study.source.name}: {job.name} is already there ({job.run_id}).")
+    todo = [job for job in jobs if job.key not in there]
+    progress.start("probe", sum(job.probes for job in todo), "probes")
+    for together in _together(todo):
+        _work(cache, together, progress)
+    return list(dict.fromkeys(job.run_id for job in jobs))
 
 
 def probe_lp(
@@ -42,316 +70,322 @@ def probe_lp(
     models: Sequence[str] | None = None,
     datasets: Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
-    seeds: int = 1,
-    slices: str = "max",
-    allow_leakage: bool = False,
     progress: Progress | None = None,
+    **more: Any,
 ) -> list[str]:
-    """L2-regularised logistic regression of every label on every image entry.
-
-    Training patients fit every label under every penalty of `fmcache.probe.penalties.GRID`; validation patients
-    choose one penalty a label; nothing is fitted again, and test patients are only scored.
-
-    Parameters
-    ----------
-    models, datasets, labels : names; None for all. A model may carry the first characters of a key: ``dinov2@3f9a``.
-    seeds : how many splits to draw where the dataset does not give all of them.
-    slices : how the logits of a volume's slices become one: ``max`` (the paper's) or ``mean``. In training each slice
-        has its volume's label.
-    allow_leakage : accept patients in two splits; recorded in the run.
-
-    Returns
-    -------
-    The runs' ids, one an entry; the same inputs give the same ids.
-
-    Raises
-    ------
-    MissingEntry : nothing was extracted. UsageError : an unknown name, a patient in two splits, a label that is not
-    0/1, or no label that can be fitted.
-    """
-    progress = progress or Silent()
-    check(slices)
-    if seeds < 1:
-        raise UsageError(f"seeds={seeds} means nothing.", "", "Type: --seeds 1")
-    entries = _entries(cache, models, datasets)
-    names = {entry.dataset: _labels(cache, entry.dataset, labels) for entry in entries}
-    progress.start("probe", len(entries), "entries")
-    runs = []
-    for entry in entries:
-        if names[entry.dataset]:
-            runs.append(_probe(cache, entry, names[entry.dataset], seeds, slices, allow_leakage, progress))
-        else:
-            progress.note(f"{entry.dataset} has none of the labels asked for.")
-        progress.advance(1, f"{entry.model} on {entry.dataset}")
-    return runs
+    """`probe` with the usage lp: names as lists, None for all; `more` are fields of `Options`."""
+    named = {"models": models, "datasets": datasets, "labels": labels}
+    more |= {name: None if value is None else tuple(value) for name, value in named.items()}
+    return probe(cache, Options(usage="lp", **more), progress)
 
 
-# -------------------------------------------------------------------------------------------------------- one entry
-
-
-def _probe(
-    cache: Cache, entry: Entry, labels: list[str], seeds: int, slices: str, allow_leakage: bool,
-    progress: Progress,
-) -> str:  # fmt: skip
-    embeddings = cache.embeddings(entry.model, entry.dataset, key=entry.key)
-    if not embeddings.n:
-        raise MissingEntry(
-            f"No image of {entry.dataset} as it is now has an embedding of {entry.model}.",
-            "Its images changed, or were rejected, since the extraction.",
-            f"Type: fmcache extract --model {entry.model} --dataset {entry.dataset}",
+def describe_plan(cache: Cache, options: Options, progress: Progress | None = None) -> list[dict[str, Any]]:
+    """What `probe` would do: a row a run, with its size. Reads tables only."""
+    limit = _limit(options)
+    rows = []
+    for job in make_plan(cache, options, (progress or Silent()).note):
+        source = job.study.source
+        n, d = source.x.shape
+        staging = cache.path / "staging" / _workplace(job)
+        done = len(list(staging.glob("*.npz"))) if staging.exists() else 0
+        scored = sum(sum(count.values()) for count in source.counts[: len(job.seeds)])
+        published = (cache.path / "runs" / job.run_id).exists()
+        rows.append(
+            {
+                "run_id": job.run_id,
+                "model": source.model,
+                "dataset": source.dataset,
+                "usage": job.study.options.usage,
+                "method": job.name,
+                "labels": len(job.labels),
+                "seeds": len(job.seeds),
+                "probes": job.probes,
+                "rows": n,
+                "d": d,
+                "matrix_GB": round(source.gigabytes, 3),
+                "memory": "streamed" if source.gigabytes > limit else "in memory",
+                "predictions": scored * len(job.labels) if job.study.options.save == "scores" else 0,
+                "state": "there" if published else f"{done} of {len(job.blocks)} blocks" if done else "new",
+            }
         )
-    dataset = cache.dataset(entry.dataset)
-    x = embeddings.array("float32")
-    ids, sample = samples_of(embeddings.samples["sample_id"].to_list())
-    # what is told of a sample comes from the dataset's table; splits are drawn over all of it, so models share them
-    every = dataset.samples.with_row_index("_position")
-    table = pl.DataFrame({"sample_id": ids}).join(every, on="sample_id", how="left", maintain_order="left")
-    position = table["_position"].to_numpy()
-    y = _truth(table, labels)
+    return rows
 
-    splits = [make_splits(dataset.samples, seed, allow_leakage) for seed in range(seeds)]
-    if not splits[0].seeded:
-        splits = splits[:1]
-        if seeds > 1:
-            progress.note(f"{entry.dataset} gives its own splits: one seed says it all.")
-    fitted, skipped = _fittable(y, labels, [split.split[position] for split in splits])
-    for name, reason in skipped.items():
-        progress.note(f"{entry.model} on {entry.dataset}: {name} is skipped, {reason}.")
-    if not fitted:
-        raise UsageError(
-            f"No label of {entry.dataset} can be fitted.",
-            "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3]) + ".",
-            "A label needs both classes among the training patients that have an embedding.",
-        )
-    columns = [labels.index(name) for name in fitted]
-    outcomes = [_fit(x, sample, y[:, columns], split.split[position], slices) for split in splits]
-    predictions = pl.concat(
-        _predictions(table, split.split[position], fitted, y[:, columns], outcome.logits, seed)
-        for seed, (split, outcome) in enumerate(zip(splits, outcomes, strict=True))
-    )
-    info = {
-        "model": entry.model,
-        "dataset": entry.dataset,
-        "usage": "lp",
-        "method": "erm",
-        "kind": entry.kind,
-        "key": entry.key,
-        "dataset_digest": dataset.digest,
-        "seeds": list(range(len(splits))),
-        "labels": fitted,
-        "attributes": [name.removeprefix(ATTRIBUTE) for name in table.columns if name.startswith(ATTRIBUTE)],
-        "skipped": skipped,
-        "protocol": "convex",
-        "objective": "mean BCE + lambda/2 |w|^2, intercept free; fitted on train, lambda chosen on val, no refit",
+
+def _limit(options: Options) -> float:
+    return options.memory if options.memory is not None else _SHARE * free_gigabytes()
+
+
+def _together(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs that can share one problem: the same rows, subset, seeds and labels."""
+    groups: dict[Any, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault((id(job.study), job.subset, job.seeds, job.labels), []).append(job)
+    return list(groups.values())
+
+
+# ------------------------------------------------------------------------------------------------------- the work
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What one block of labels gave: arrays (logits, w, b, …) and JSON-able remarks."""
+
+    arrays: Mapping[str, np.ndarray]
+    remarks: Mapping[str, Any]
+
+
+def _work(cache: Cache, jobs: Sequence[Job], progress: Progress) -> None:
+    study = jobs[0].study
+    options, source = study.options, study.source
+    limit = _limit(options)
+    if source.gigabytes > limit:
+        for job in jobs:
+            if not job.method.streams or options.protocol != "convex" or options.solver == "ridge":
+                raise UsageError(
+                    f"The rows of {source.name} take {source.gigabytes:,.1f} GB; {job.name} needs them all at once.",
+                    f"{limit:,.1f} GB may be used; lp with erm and the convex protocol streams larger ones.",
+                    f"Type: --memory {source.gigabytes:,.0f}   on a machine that has it",
+                )
+        progress.note(f"{source.name}: {source.gigabytes:,.1f} GB of rows are streamed from the disk.")
+    staging = cache.path / "staging"
+    with ExitStack() as stack, storage_errors("probing", cache.path):
+        make_directory(staging, inside=cache.path)
+        for job in jobs:
+            stack.enter_context(locked(staging / f"{_workplace(job)}.lock"))
+        began = time.perf_counter()
+        done: dict[str, list[_Done]] = {job.key: [] for job in jobs}
+        x = None
+        for number, labels in enumerate(jobs[0].blocks):
+            missing = []
+            for job in jobs:
+                kept = _recall(cache, job, number)
+                if kept is None:
+                    missing.append(job)
+                else:
+                    done[job.key].append(kept)
+                    progress.advance(job.probes * len(labels) // len(job.labels), "kept from an earlier call")
+            if missing and x is None:
+                x = read(source, limit)
+            for job, outcome in zip(missing, _block(study, missing, x, labels, progress), strict=True):
+                if len(job.blocks) > 1:
+                    _keep(cache, job, number, outcome)
+                done[job.key].append(outcome)
+        for job in jobs:
+            _publish(cache, job, done[job.key], time.perf_counter() - began)
+            remove_tree(staging / _workplace(job))
+
+
+def _block(
+    study: Study, jobs: Sequence[Job], x: Any, labels: Sequence[str], progress: Progress
+) -> list[_Done]:
+    """One block of labels by every method: seeds that share a matrix share the problem."""
+    if not jobs:
+        return []
+    first = jobs[0]
+    parts: dict[str, list[tuple[Sequence[int], Outcome]]] = {job.key: [] for job in jobs}
+    for seeds in seed_groups(study, first.seeds):
+        turned = study.transform(x, seeds[0])
+        rows: Any = x
+        if turned is not None:
+            rows = turned[:] if isinstance(x, np.ndarray) else turned
+        problem = study.problem(rows, first.subset, seeds, labels)
+        everyone = study.everyone(rows, seeds, labels)
+        for job in jobs:
+            outcome = solve(
+                job.method, replace(problem, grid=job.grid), everyone, select=study.options.select
+            )
+            if turned is not None and outcome.w is not None and outcome.b is not None:
+                w, b = turned.unfold(outcome.w, outcome.b)
+                outcome = replace(outcome, w=w, b=b)
+            parts[job.key].append((seeds, outcome))
+            share = len(labels) * len(seeds) / (len(job.labels) * len(job.seeds))
+            progress.advance(round(job.probes * share), f"{study.source.name}, {job.name}")
+    return [_merge(job, labels, parts[job.key]) for job in jobs]
+
+
+def _merge(job: Job, labels: Sequence[str], parts: Sequence[tuple[Sequence[int], Outcome]]) -> _Done:
+    """The columns of all seeds, seed by seed: arrays are [seeds, labels, …]."""
+    size = len(labels)
+
+    def stacked(get: Any) -> np.ndarray:
+        by_seed = {
+            seed: get(outcome)[s * size : (s + 1) * size]
+            for seeds, outcome in parts
+            for s, seed in enumerate(seeds)
+        }
+        return np.stack([by_seed[seed] for seed in job.seeds])
+
+    arrays = {"logits": stacked(lambda outcome: outcome.logits.T)}
+    if all(outcome.w is not None for _, outcome in parts):
+        arrays |= {"w": stacked(lambda outcome: outcome.w), "b": stacked(lambda outcome: outcome.b)}
+    for at, (_, outcome) in enumerate(parts):
+        more = f"_{at}" if len(parts) > 1 else ""
+        arrays |= {f"method.{name}{more}": np.asarray(value) for name, value in outcome.parameters.items()}
+    choices = {
+        (seed, label): outcome.choices[s * size + l]
+        for seeds, outcome in parts
+        for s, seed in enumerate(seeds)
+        for l, label in enumerate(labels)
+    }
+    remarks = {
         "penalties": [
-            {"seed": seed, "label": name, **choice}
-            for seed, outcome in enumerate(outcomes)
-            for name, choice in zip(fitted, outcome.choices, strict=True)
+            {"seed": seed, "label": label, **choices[seed, label]} for seed in job.seeds for label in labels
         ],
-        "slices": slices,
-        "split_policy": splits[0].policy,
-        "allow_leakage": allow_leakage,
-        "leaking_patients": splits[0].leaking_patients,
-        "n": [
-            {name: int((split.split[position] == name).sum()) for name in SPLITS} for split in splits
-        ],
-        "n_missing": embeddings.missing.height,
-        "d": embeddings.d,
-        "source": entry.document.get("source"),
+        "front": [row for _, outcome in parts for row in outcome.front],
+        "facts": [dict(outcome.facts) for _, outcome in parts],
+    }
+    return _Done(arrays, remarks)
+
+
+# ------------------------------------------------------------------------------------------- blocks that are kept
+
+
+def _workplace(job: Job) -> str:
+    return f"probe-{job.key[:SHORT]}"
+
+
+def _keep(cache: Cache, job: Job, number: int, done: _Done) -> None:
+    folder = cache.path / "staging" / _workplace(job)
+    make_directory(folder, inside=cache.path)
+    sink = io.BytesIO()
+    text = np.frombuffer(json.dumps(done.remarks).encode(), np.uint8)
+    np.savez(sink, **done.arrays, remarks=text)  # type: ignore[arg-type]
+    put(folder / f"{number:04d}.npz", sink.getvalue(), "probe_block")
+
+
+def _recall(cache: Cache, job: Job, number: int) -> _Done | None:
+    """A block of an interrupted call; one that cannot be read is made again."""
+    path = cache.path / "staging" / _workplace(job) / f"{number:04d}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            arrays = {name: kept[name] for name in kept.files}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError, KeyError):
+        path.unlink(missing_ok=True)
+        return None
+    return _Done(arrays, json.loads(arrays.pop("remarks").tobytes()))
+
+
+# ---------------------------------------------------------------------------------------------------- publishing
+
+
+def _publish(cache: Cache, job: Job, blocks: Sequence[_Done], seconds: float) -> str:
+    study, options, source = job.study, job.study.options, job.study.source
+    logits = np.concatenate([block.arrays["logits"] for block in blocks], axis=1)  # [seeds, labels, k]
+    at = [study.labels.index(name) for name in job.labels]
+    y = np.tile(study.y[:, at], (1, len(job.seeds)))
+    columns = [Column(label, seed) for seed in job.seeds for label in job.labels]
+    flat = logits.reshape(len(columns), -1).T.copy()
+    priors = _move_priors(job, flat, columns, y)
+    summary = _summary(job, flat, columns, y)
+    choices = {(row["seed"], row["label"]): row for block in blocks for row in block.remarks["penalties"]}
+    parameters = {
+        name: np.concatenate([block.arrays[name] for block in blocks], axis=1)
+        for name in ("w", "b")
+        if all(name in block.arrays for block in blocks)
+    }
+    for number, block in enumerate(blocks):
+        parameters |= {
+            f"{name}@{number}" if len(blocks) > 1 else name: value
+            for name, value in block.arrays.items()
+            if name.startswith("method.")
+        }
+    table = source.table
+    info = {
+        "model": source.model,
+        "dataset": source.dataset,
+        "usage": options.usage,
+        "method": job.name,
+        "kind": source.entries[0].kind,
+        "key": source.entries[0].key,
+        "keys": [entry.key for entry in source.entries],
+        "train_dataset": source.train_dataset or source.dataset,
+        "dataset_digest": source.dataset_digest,
+        "data_digest": source.digest,
+        "configuration": dict(job.config),
+        "seeds": list(job.seeds),
+        "labels": list(job.labels),
+        "attributes": [name.removeprefix(ATTRIBUTE) for name in table.columns if name.startswith(ATTRIBUTE)],
+        "skipped": dict(job.skipped),
+        "protocol": options.protocol,
+        "objective": _OBJECTIVES.get("ridge" if options.solver == "ridge" else options.protocol, ""),
+        "attribute": options.attribute,
+        "attribute_in_training": bool(options.attribute and job.method.needs_attribute),
+        "attribute_at_test": job.method.attribute_at_test,
+        "penalties": [choices[column.seed, column.label] for column in columns],
+        "priors": priors,
+        "summary": summary,
+        "front": [row for block in blocks for row in block.remarks["front"]],
+        "facts": [row for block in blocks for row in block.remarks["facts"]],
+        "slices": options.slices,
+        "split_policy": source.policy,
+        "allow_leakage": options.allow_leakage,
+        "leaking_patients": source.leaking,
+        "n": source.counts[: len(job.seeds)],
+        "n_missing": source.n_missing,
+        "n_synthetic": source.n_synthetic,
+        "d": source.x.shape[1],
+        "source": source.entries[0].document.get("source"),
+        "seconds": round(seconds, 3),
         "versions": {name: version(name) for name in ("fmcache", "jax", "numpy")},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
-    parameters = {
-        "w": np.stack([outcome.w for outcome in outcomes]),  # [seeds, labels, d]
-        "b": np.stack([outcome.b for outcome in outcomes]),
-    }
-    return cache.publish_run(info, predictions, parameters)
+    if options.save == "scores":
+        rows = predictions_of(table, source.splits, columns, y, flat, job.name)
+    else:
+        rows, parameters = nothing(job.name), {}
+    return cache.publish_run(info, rows, parameters, key=job.key)
 
 
-def _fit(x: np.ndarray, sample: np.ndarray, y: np.ndarray, split: np.ndarray, slices: str) -> _Seed:
-    """x [n, d] rows (slices), sample [n] -> 0..k-1, y [k, c], split [k]."""
-    of_row = split[sample]
-    train, val = np.flatnonzero(of_row == "train"), np.flatnonzero(of_row == "val")
-    data = centre(x[train])
-    unit = data.scale if data.scale > 0 else 1.0
-    penalties = np.array(GRID) * unit
-    fit = fit_logistic(data, y[sample[train]], penalties.tolist())
-    m, c, d = fit.w.shape
-    in_val, of_val = np.unique(sample[val], return_inverse=True)
-    every = _score(x, val, fit.w.reshape(m * c, d), fit.b.reshape(m * c))
-    choice = choose(pool(every, of_val, slices).reshape(len(in_val), m, c), y[in_val], penalties)
-    which = (choice.index, np.arange(c))
-    w, b = fit.w[which], fit.b[which]
-    logits = pool(_score(x, np.arange(len(x)), w, b), sample, slices)
-    choices = [
-        {
-            "penalty": float(penalties[index]),
-            "relative": GRID[index],
-            "criterion": choice.criterion[label],
-            "value": None if np.isnan(choice.value[label]) else float(choice.value[label]),
-            "edge": bool(index in (0, m - 1)),
-            "converged": bool(fit.converged[index, label]),
-        }
-        for label, index in enumerate(choice.index)
-    ]
-    return _Seed(logits, w, b, choices)
+_OBJECTIVES = {
+    "convex": "mean BCE + lambda/2 |w|^2, intercept free; fitted on train, lambda chosen on val, no refit",
+    "ridge": "mean squared error/2 + lambda/2 |w|^2, intercept free; the logit calibrated on val, lambda chosen on val",
+    "paper": "BCE by AdamW, cosine, 100 epochs, batch 128, weight decay 0.05; the epoch chosen on val",
+    "fairmedfm": "BCE by SGD as that code has it; the epoch chosen on val",
+}
 
 
-def _score(x: np.ndarray, rows: np.ndarray, w: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Logits of some rows in float64, [len(rows), columns]."""
-    out = np.empty((len(rows), len(w)))
-    for start in range(0, len(rows), _ROWS):
-        part = slice(start, start + _ROWS)
-        out[part] = x[rows[part]].astype(np.float64) @ w.T + b
-    return out
-
-
-def _predictions(
-    table: pl.DataFrame, split: np.ndarray, labels: list[str], y: np.ndarray, logits: np.ndarray, seed: int
-) -> pl.DataFrame:
-    """PREDICTION_COLUMNS and the attributes; labels one after another, samples in the order of `table`.
-
-    Samples that the dataset's split column leaves out are not scored.
-    """
-    attributes = [name for name in table.columns if name.startswith(ATTRIBUTE)]
-    kept = np.flatnonzero(split != "")
-    head = table[kept].select(
-        "sample_id", pl.coalesce("patient_id", "sample_id").alias("patient_id"), *attributes
-    )
-    head = head.with_columns(pl.Series("split", split[kept].tolist(), dtype=pl.String))
-    parts = []
-    for column, label in enumerate(labels):
-        z = logits[kept, column]
-        parts.append(
-            head.select(
-                "sample_id",
-                "patient_id",
-                "split",
-                pl.lit(label).alias("label"),
-                pl.lit(seed, dtype=pl.Int32).alias("seed"),
-                pl.Series("y", y[kept, column].astype(np.float32)),
-                pl.Series("score", _sigmoid(z)),
-                pl.Series("logit", z),
-                *attributes,
-            )
-        )
-    return pl.concat(parts)
-
-
-def _sigmoid(z: np.ndarray) -> np.ndarray:
-    small = np.exp(-np.abs(z))
-    return np.where(z >= 0, 1, small) / (1 + small)
-
-
-# ------------------------------------------------------------------------------------------------ what is asked for
-
-
-def _entries(cache: Cache, models: Sequence[str] | None, datasets: Sequence[str] | None) -> list[Entry]:
-    every = cache.entries(kind="image")
-    if not every:
-        raise MissingEntry(
-            "The cache holds no image embeddings.",
-            "",
-            "Type: fmcache extract --model MODEL --dataset DATASET",
-        )
-    for dataset in datasets or ():
-        if dataset not in {entry.dataset for entry in every}:
-            raise _unknown(
-                "embeddings of the dataset", dataset, [entry.dataset for entry in every], MissingEntry
-            )
-    for model in models or ():
-        if not any(_is(entry, model) for entry in every):
-            raise _unknown("embeddings of the model", model, [entry.model for entry in every], MissingEntry)
-    found = [
-        entry
-        for entry in every
-        if (datasets is None or entry.dataset in datasets)
-        and (models is None or any(_is(entry, model) for model in models))
-    ]
-    if not found:
-        pairs = sorted({f"{entry.model} on {entry.dataset}" for entry in every})
-        raise MissingEntry(
-            "The cache holds no embeddings of these models on these datasets.",
-            f"It holds {', '.join(pairs[:6])}.",
-            "Type: fmcache extract --model MODEL --dataset DATASET",
-        )
-    return found
-
-
-def _is(entry: Entry, name: str) -> bool:
-    model, _, key = name.rpartition("@")
-    return entry.model == name or (entry.model == model and bool(key) and entry.key.startswith(key))
-
-
-def _labels(cache: Cache, dataset: str, asked: Sequence[str] | None) -> list[str]:
-    has = [
-        name.removeprefix(LABEL) for name in cache.dataset(dataset).samples.columns if name.startswith(LABEL)
-    ]
-    if asked is None:
-        if not has:
-            raise UsageError(
-                f"The dataset {dataset} has no labels.",
-                "",
-                "Add a column label.NAME (0, 1 or empty) and extract again.",
-            )
-        return has
-    names = [name.removeprefix(LABEL) for name in asked]
-    everywhere = {
-        column.removeprefix(LABEL)
-        for other in cache.datasets()
-        for column in cache.dataset(other).samples.columns
-        if column.startswith(LABEL)
-    }
-    for name in names:
-        if name not in everywhere:
-            raise _unknown("label", name, has, UsageError)
-    return list(dict.fromkeys(name for name in names if name in has))
-
-
-def _unknown(
-    what: str, name: str, known: Sequence[str], error: Callable[[str, str, str], FmcacheError]
-) -> FmcacheError:
-    known = sorted(set(known))
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
-    do = f"Did you mean {near[0]}?" if near else ""
-    if not near and error is MissingEntry:
-        do = "Type: fmcache extract --model MODEL --dataset DATASET"
-    return error(
-        f"The cache holds no {what} {name}.",
-        f"It holds {', '.join(known[:8])}{' …' if len(known) > 8 else ''}.",
-        do,
-    )
-
-
-def _truth(table: pl.DataFrame, labels: list[str]) -> np.ndarray:
-    """y [k, c] float32: 0, 1 or NaN."""
-    out = np.empty((table.height, len(labels)), np.float32)
-    for column, label in enumerate(labels):
-        raw = table[LABEL + label]
-        values = raw.cast(pl.Float64, strict=False)
-        wrong = raw.is_not_null() & values.is_null()
-        bad = values.is_not_null() & ~values.is_nan().fill_null(True) & ~values.is_in([0.0, 1.0])
-        if wrong.any() or bad.any():
-            value = raw.filter(wrong | bad)[0]
-            raise UsageError(
-                f"The label {label} has the value {value}.", "A label is 0, 1 or empty.",
-                "Map it in the dataset's table or card (an uncertain finding is empty, or 0, or 1: decide).",
-            )  # fmt: skip
-        out[:, column] = values.fill_null(float("nan")).to_numpy()
-    return out
-
-
-def _fittable(y: np.ndarray, labels: list[str], splits: list[np.ndarray]) -> tuple[list[str], dict[str, str]]:
-    """The labels with both classes in training under every seed, and why the others are not fitted."""
-    fitted, skipped = [], {}
-    for column, label in enumerate(labels):
-        counts = []
-        for split in splits:
-            train = y[split == "train", column]
-            counts.append((int((train == 0).sum()), int((train == 1).sum())))
-        negative, positive = min(counts, key=min)
-        if negative and positive:
-            fitted.append(label)
+def _move_priors(
+    job: Job, logits: Float[np.ndarray, "k c"], columns: Sequence[Column], y: Float[np.ndarray, "k c"]
+) -> list[dict[str, Any]]:
+    """Move the test rows' logits (in place) to the prevalence that was asked for; what was done."""
+    study = job.study
+    if not study.options.prior:
+        return []
+    told = []
+    for at, column in enumerate(columns):
+        split = study.source.splits[column.seed]
+        label = study.labels.index(column.label)
+        used = study.training(job.subset, column.seed, study.y)[:, label]
+        trained = float(np.nanmean(study.y[used, label])) if study.options.class_weight == "none" else 0.5
+        test = split == "test"
+        if study.options.prior == "em":
+            wanted = estimate(logits[test, at], trained)
         else:
-            skipped[label] = f"its training samples have {positive} positives and {negative} negatives"
-    return fitted, skipped
+            wanted = float(study.options.prior)
+        logits[test, at] = move(logits[test, at], trained, wanted)
+        told.append({"seed": column.seed, "label": column.label, "trained": trained, "moved_to": wanted})
+    return told
+
+
+def _summary(
+    job: Job, logits: Float[np.ndarray, "k c"], columns: Sequence[Column], y: Float[np.ndarray, "k c"]
+) -> list[dict[str, Any]]:
+    """AUC on validation and test (and its worst group, where an attribute is named), a row a label and seed."""
+    study = job.study
+    rows = []
+    for at, column in enumerate(columns):
+        split = study.source.splits[column.seed]
+        row: dict[str, Any] = {"label": column.label, "seed": column.seed}
+        for name in ("val", "test"):
+            mine = (split == name) & ~np.isnan(y[:, at])
+            truth, z = y[mine, at], logits[mine, at][:, None]
+            ranked = 0 < truth.sum() < len(truth)
+            row[f"{name}_auc"] = float(auc(z, truth)[0]) if ranked else None
+            worst = worst_auc(z, truth, study.group[mine]) if ranked and study.groups else None
+            row[f"{name}_worst_auc"] = None if worst is None else float(worst[0])
+        used = study.training(job.subset, column.seed, study.y)[:, study.labels.index(column.label)]
+        row["n_train"] = int(used.sum())
+        rows.append(row)
+    return rows

@@ -53,12 +53,19 @@ class Run:
 
 
 def publish_run(
-    cache: Path, info: Mapping[str, Any], predictions: pl.DataFrame, parameters: Mapping[str, np.ndarray]
+    cache: Path,
+    info: Mapping[str, Any],
+    predictions: pl.DataFrame,
+    parameters: Mapping[str, np.ndarray],
+    key: str | None = None,
 ) -> str:
-    """Publish by one rename; an equal run that is there already is left as it is."""
+    """Publish by one rename; an equal run that is there already is left as it is.
+
+    `key` (64 hex digits, over all that a run depends on) gives its id; without one the id is over what came out.
+    """
     predictions = conform(predictions, PREDICTION_COLUMNS, "predictions", extra=True)
     identity = {key: value for key, value in info.items() if key not in _NOT_IDENTITY}
-    run_id = digest({"info": identity, "predictions": content_digest(predictions)})[:ID_LENGTH]
+    run_id = (key or digest({"info": identity, "predictions": content_digest(predictions)}))[:ID_LENGTH]
     final = cache / "runs" / run_id
     make_directory(final.parent, inside=cache)
     if final.exists():

@@ -7,7 +7,7 @@ import pytest
 
 from fmcache.probe.centred import centre
 from fmcache.probe.logistic import fit_logistic
-from fmcache.probe.penalties import DEFAULT, choose
+from fmcache.probe.penalties import choose
 
 
 def _study(n: int = 300, d: int = 6) -> tuple[np.ndarray, np.ndarray]:
@@ -71,27 +71,24 @@ def test_a_penalty_must_be_positive() -> None:
         fit_logistic(*_study(), [0.0])
 
 
-PENALTIES = np.array([0.1, 1.0, 10.0])
-
-
 def test_the_best_auc_wins_and_the_larger_penalty_among_equals() -> None:
     good, bad = np.array([0.0, 1.0, 2.0, 3.0]), np.array([3.0, 2.0, 1.0, 0.0])
     y = np.array([[0.0], [0.0], [1.0], [1.0]])
-    assert choose(np.stack([good, good, bad], axis=1)[:, :, None], y, PENALTIES).index.tolist() == [1]
-    outcome = choose(np.stack([bad, bad, good], axis=1)[:, :, None], y, PENALTIES)
+    assert choose(np.stack([good, good, bad], axis=1)[:, :, None], y).index.tolist() == [1]
+    outcome = choose(np.stack([bad, bad, good], axis=1)[:, :, None], y)
     assert (outcome.index.tolist(), outcome.value.tolist(), outcome.criterion) == ([2], [1.0], ("auc",))
 
 
 def test_log_loss_decides_where_validation_has_one_class() -> None:
     logits = np.stack([np.full(3, 2.0), np.full(3, -3.0), np.full(3, 0.0)], axis=1)[:, :, None]
-    outcome = choose(logits, np.zeros((3, 1)), PENALTIES)
+    outcome = choose(logits, np.zeros((3, 1)))
     assert (outcome.index.tolist(), outcome.criterion) == ([1], ("log_loss",))
     assert outcome.value[0] == pytest.approx(np.log1p(np.exp(-3)))
 
 
 def test_nothing_known_in_validation_is_said() -> None:
-    outcome = choose(np.zeros((3, 13, 1)), np.full((3, 1), np.nan), np.arange(1.0, 14))
-    assert (outcome.index.tolist(), outcome.criterion) == ([DEFAULT], ("none",))
+    outcome = choose(np.zeros((3, 13, 1)), np.full((3, 1), np.nan))
+    assert (outcome.index.tolist(), outcome.criterion) == ([6], ("none",))
     assert np.isnan(outcome.value).all()
 
 

@@ -101,7 +101,7 @@ def test_one_row_a_sample_and_label_with_all_that_is_known_of_it(cache: Cache) -
     run = cache.run(run_id)
     table = run.predictions()
     assert table.columns == [
-        *("sample_id", "patient_id", "split", "label", "seed", "y", "score", "logit"),
+        *("sample_id", "patient_id", "split", "label", "seed", "y", "score", "logit", "method"),
         *("attribute.sex", "attribute.age"),
     ]
     assert table.height == 2 * PATIENTS

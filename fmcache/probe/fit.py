@@ -1,0 +1,154 @@
+"""One problem solved by one method: the choice on validation patients, and the scores of everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fmcache.probe.centred import Matrix
+from fmcache.probe.front import front_of
+from fmcache.probe.penalties import Choice, choose
+from fmcache.probe.pooling import pool
+from fmcache.probe.problem import Method, Problem, Rows, Solution
+from fmcache.shapes import Float, Int
+
+_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method gives for the columns (c) of a problem.
+
+    Attributes
+    ----------
+    logits : [k, c], of every sample, by the hyper-parameter that was chosen.
+    choices : c dicts: hyper-parameters, criterion and its value on validation, whether it lies at the edge.
+    w, b : [c, d] and [c] of the chosen probe, where the method is linear; else None.
+    front : rows of coefficient, label, seed and what was reached; empty for methods without a coefficient.
+    """
+
+    logits: Float[np.ndarray, "k c"]
+    choices: tuple[Mapping[str, Any], ...]
+    w: Float[np.ndarray, "c d"] | None
+    b: Float[np.ndarray, " c"] | None
+    front: tuple[Mapping[str, Any], ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def solve(
+    method: Method,
+    problem: Problem,
+    everyone: Rows,
+    *,
+    select: str = "auc",
+) -> Outcome:
+    """Fit, choose, score.
+
+    Parameters
+    ----------
+    everyone : all rows (train, val, test) to be scored; their y [n, c] is used for the front's test figures only, and
+        is NaN for rows that are not test rows.
+    select : ``auc`` or ``worst``.
+    """
+    solution = method.fit(problem)
+    see = method.attribute_at_test
+    val = problem.val
+    rows = np.arange(len(val.group)) if solution.val_used is None else np.flatnonzero(~solution.val_used)
+    of_val, first = pooled_rows(val.sample[rows])
+    m, c = len(solution.hyper), len(problem.columns)
+    z = pool(score(solution, val.x, rows, val.group if see else None, c), of_val, problem.slices)
+    group = val.group[rows[first]]
+    y_val = val.y[rows[first]]
+    choice = choose(z, y_val, group if select == "worst" else None)
+    edge = m > 1
+    choices = tuple(
+        {
+            **{name: float(value) for name, value in solution.hyper[index].items()},
+            "criterion": choice.criterion[column],
+            "value": None if np.isnan(choice.value[column]) else float(choice.value[column]),
+            "edge": bool(edge and index in (0, m - 1)),
+            "converged": None if solution.converged is None else bool(solution.converged[index, column]),
+        }
+        for column, index in enumerate(choice.index)
+    )
+    w, b = _chosen(solution, choice)
+    front: tuple[Mapping[str, Any], ...] = ()
+    if "coefficient" in solution.hyper[0]:
+        test = np.flatnonzero(~np.isnan(everyone.y).all(axis=1))
+        of_test, at = pooled_rows(everyone.sample[test])
+        z_test = pool(
+            score(solution, everyone.x, test, everyone.group if see else None, c), of_test, problem.slices
+        )
+        measured = (z_test, everyone.y[test[at]], everyone.group[test[at]])
+        front = tuple(front_of(solution.hyper, problem.columns, (z, y_val, group), measured))
+    every = np.arange(len(everyone.sample))
+    if w is not None and b is not None:
+        flat = linear(everyone.x, every, w, b)
+    else:
+        flat = _one_each(solution, choice, everyone, everyone.group if see else None)
+    logits = pool(flat, everyone.sample, problem.slices)
+    return Outcome(logits, choices, w, b, front, solution.facts, solution.parameters)
+
+
+def pooled_rows(
+    sample: Int[np.ndarray, " n"],
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " k"]]:
+    """For each row the position of its sample among those that are there (in ascending order), and a row of each."""
+    _, first, of = np.unique(sample, return_index=True, return_inverse=True)
+    return of, first
+
+
+def score(
+    solution: Solution,
+    x: Matrix,
+    rows: Int[np.ndarray, " r"],
+    group: Int[np.ndarray, " n"] | None,
+    columns: int,
+) -> Float[np.ndarray, "r m c"]:
+    """Logits of some rows under every hyper-parameter; without `group`, the attribute stays unknown."""
+    if solution.logits is None:
+        assert solution.w is not None
+        assert solution.b is not None
+        m, c, d = solution.w.shape
+        flat = linear(x, rows, solution.w.reshape(m * c, d), solution.b.reshape(m * c))
+        return flat.reshape(len(rows), m, c)
+    parts = []
+    for start in range(0, len(rows), _ROWS):
+        part = rows[start : start + _ROWS]
+        known = np.full(len(part), -1) if group is None else group[part]
+        parts.append(np.asarray(solution.logits(np.asarray(x[part], np.float32), known), np.float64))
+    return np.concatenate(parts) if parts else np.empty((0, len(solution.hyper), columns))
+
+
+def linear(
+    x: Matrix, rows: Int[np.ndarray, " r"], w: Float[np.ndarray, "c d"], b: Float[np.ndarray, " c"]
+) -> Float[np.ndarray, "r c"]:
+    """Logits of some rows in float64."""
+    out = np.empty((len(rows), len(w)))
+    for start in range(0, len(rows), _ROWS):
+        part = slice(start, start + _ROWS)
+        out[part] = x[rows[part]].astype(np.float64) @ w.T + b
+    return out
+
+
+def _chosen(solution: Solution, choice: Choice) -> tuple[np.ndarray | None, np.ndarray | None]:
+    if solution.w is None or solution.b is None or solution.logits is not None:
+        return None, None
+    which = (choice.index, np.arange(len(choice.index)))
+    return solution.w[which], solution.b[which]
+
+
+def _one_each(
+    solution: Solution, choice: Choice, everyone: Rows, group: np.ndarray | None
+) -> Float[np.ndarray, "n c"]:
+    """Of a method that is a function: every row under the chosen hyper-parameter of each column."""
+    n, c = len(everyone.sample), len(choice.index)
+    out = np.empty((n, c))
+    for start in range(0, n, _ROWS):
+        rows = np.arange(start, min(start + _ROWS, n))
+        out[rows] = score(solution, everyone.x, rows, group, c)[:, choice.index, np.arange(c)]
+    return out

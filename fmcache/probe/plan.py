@@ -1,0 +1,231 @@
+"""Which runs a call stands for: usage × entry × subset × method, each over label × seed × hyper-parameter.
+
+A run has a key: the digest of all that its predictions depend on (the data, the configuration, the versions of engine
+and method). A run that is in the cache under its key is not computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fmcache.errors import MissingEntry, UsageError
+from fmcache.probe.asked import entries_of, is_called, labels_of
+from fmcache.probe.neighbours import NEIGHBOURS
+from fmcache.probe.options import Options
+from fmcache.probe.penalties import GRID
+from fmcache.probe.problem import Method
+from fmcache.probe.source import Source, one_dataset, two_datasets
+from fmcache.probe.study import Study
+from fmcache.probe.subsets import Subset, subsets_of
+from fmcache.probe.truth import groups_of, truth_of
+from fmcache.probe.usage import methods_of
+from fmcache.store.cache import Cache
+from fmcache.store.entries import Entry
+from fmcache.store.keys import digest
+from fmcache.store.runs import ID_LENGTH
+
+ENGINE = 2  # raised when the same configuration gives other numbers
+COLUMNS = 2048  # trained together, at most: labels × seeds × penalties
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to be made.
+
+    Attributes
+    ----------
+    method : what trains. subset : of the training samples. seeds : which; labels : fitted; skipped : name → reason.
+    config : all that the result depends on beside the data. key : of both.
+    """
+
+    study: Study
+    method: Method
+    subset: Subset
+    seeds: tuple[int, ...]
+    labels: tuple[str, ...]
+    skipped: Mapping[str, str]
+    config: Mapping[str, Any]
+    key: str
+
+    @property
+    def run_id(self) -> str:
+        return self.key[:ID_LENGTH]
+
+    @property
+    def name(self) -> str:
+        """Of the ``method`` column."""
+        return self.method.name + self.subset.name
+
+    @property
+    def blocks(self) -> list[tuple[str, ...]]:
+        """The labels in blocks that are trained together."""
+        each = max(1, COLUMNS // (len(self.seeds) * len(GRID)))
+        return [self.labels[start : start + each] for start in range(0, len(self.labels), each)]
+
+    @property
+    def probes(self) -> int:
+        """How many are trained."""
+        own = int(np.prod([len(values) for values in self.grid.values()])) if self.grid else 1
+        many = {"knn": len(NEIGHBOURS)}.get(self.method.name, own * len(GRID))
+        return len(self.labels) * len(self.seeds) * many
+
+    @property
+    def grid(self) -> Mapping[str, tuple[float, ...]]:
+        """The method's own hyper-parameters, with the user's values in their place."""
+        given = self.study.options.grid
+        return {name: tuple(given.get(name, values)) for name, values in self.method.grid.items()}
+
+
+def make_plan(cache: Cache, options: Options, note: Callable[[str], None]) -> list[Job]:
+    """All runs of a call; nothing but tables is read.
+
+    Raises
+    ------
+    MissingEntry, UsageError : an unknown name, a patient in two splits, no label that can be fitted.
+    """
+    options.check()
+    methods = methods_of(options)
+    if stray := sorted(set(options.grid) - {name for method in methods for name in method.grid}):
+        known = sorted({name for method in methods for name in method.grid})
+        raise UsageError(
+            f"No method has the hyper-parameter {stray[0]}.",
+            f"These have {', '.join(known) or 'none'}.",
+            "",
+        )
+    jobs: list[Job] = []
+    for source in _sources(cache, options):
+        study = _study(cache, source, options, note)
+        if study is None:
+            continue
+        for subset in subsets_of(options.fractions, options.balance):
+            jobs += _jobs(study, subset, methods, note)
+    if not jobs:
+        raise UsageError("There is nothing to probe.", "No dataset has any of these labels.", "")
+    return jobs
+
+
+def _jobs(study: Study, subset: Subset, methods: Sequence[Method], note: Callable[[str], None]) -> list[Job]:
+    source, options = study.source, study.options
+    random = source.policy != "given" or options.protocol != "convex" or bool(subset.name)
+    jobs = []
+    fitted: dict[tuple[int, ...], tuple[list[str], dict[str, str]]] = {}
+    for method in methods:
+        wanted = options.seeds if random or method.stochastic else 1
+        if wanted < options.seeds:
+            note(f"{source.dataset} gives its own splits: one seed says it all.")
+        seeds = tuple(range(wanted))
+        if seeds not in fitted:
+            fitted[seeds] = study.fitted(subset, seeds)
+            for name, reason in fitted[seeds][1].items():
+                note(f"{source.name}{subset.name}: {name} is skipped, {reason}.")
+        labels, skipped = fitted[seeds]
+        if not labels:
+            within = f" with {subset.name}" if subset.name else ""
+            raise UsageError(
+                f"No label of {source.train_dataset or source.dataset} can be fitted{within}.",
+                "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3]) + ".",
+                "A label needs both classes among the training patients that have an embedding.",
+            )
+        config = _config(study, method, subset, seeds, labels)
+        key = digest({"config": config, "data": source.digest})
+        jobs.append(Job(study, method, subset, seeds, tuple(labels), skipped, config, key))
+    return jobs
+
+
+def _config(
+    study: Study, method: Method, subset: Subset, seeds: Sequence[int], labels: Sequence[str]
+) -> dict[str, Any]:
+    """All that the numbers depend on, beside the data."""
+    options = study.options
+    own = {name: list(options.grid.get(name, values)) for name, values in method.grid.items()}
+    return {
+        "engine": ENGINE,
+        "usage": options.usage,
+        "method": method.name,
+        "method_version": method.version,
+        "grid": own,
+        "attribute": options.attribute,
+        "labels": list(labels),
+        "seeds": list(seeds),
+        "protocol": options.protocol,
+        "solver": options.solver,
+        "penalties": list(GRID),
+        "slices": options.slices,
+        "select": options.select,
+        "class_weight": options.class_weight,
+        "uncertain": options.uncertain,
+        "standardize": options.standardize or bool(options.fuse),
+        "precision": options.precision,
+        "prior": options.prior,
+        "fraction": subset.fraction,
+        "balance": subset.balance,
+        "control": subset.control,
+        "pca": options.pca,
+        "template": options.template,
+        "draws": options.draws if options.usage == "attribute" else 0,
+        "save": options.save,
+        "allow_leakage": options.allow_leakage,
+        "split_policy": study.source.policy,
+    }
+
+
+def _sources(cache: Cache, options: Options) -> list[Source]:
+    how = (options.seeds, options.allow_leakage)
+    if options.train_dataset:
+        pairs = []
+        for entry in entries_of(cache, options.models, [options.train_dataset]):
+            there = entries_of(cache, [f"{entry.model}@{entry.key}"], None)
+            other = [one for one in there if one.dataset == options.eval_dataset]
+            if not other:
+                other = entries_of(cache, [entry.model], [options.eval_dataset])
+            pairs.append((entry, other[0]))
+        return [two_datasets(cache, first, second, *how) for first, second in pairs]
+    if options.fuse:
+        every = entries_of(cache, options.fuse, options.datasets)
+        sources = []
+        for dataset in dict.fromkeys(entry.dataset for entry in every):
+            chosen = [_only(every, model, dataset) for model in options.fuse]
+            sources.append(one_dataset(cache, chosen, *how))
+        return sources
+    return [
+        one_dataset(cache, [entry], *how) for entry in entries_of(cache, options.models, options.datasets)
+    ]
+
+
+def _only(entries: Sequence[Entry], model: str, dataset: str) -> Entry:
+    found = [entry for entry in entries if is_called(entry, model) and entry.dataset == dataset]
+    if len(found) != 1:
+        keys = ", ".join(entry.key[:12] for entry in found)
+        raise MissingEntry(
+            f"{len(found) or 'No'} entries of {model} on {dataset} can be fused.",
+            f"Their keys are {keys}." if found else "",
+            f"Type: --fuse {model}@KEY,…"
+            if found
+            else f"Type: fmcache extract --model {model} --dataset {dataset}",
+        )
+    return found[0]
+
+
+def _study(cache: Cache, source: Source, options: Options, note: Callable[[str], None]) -> Study | None:
+    names = labels_of(cache, source.train_dataset or source.dataset, options.labels)
+    if source.train_dataset:
+        names = [name for name in names if f"label.{name}" in source.table.columns]
+        if not names:
+            raise UsageError(
+                f"{source.train_dataset} and {source.dataset} share no label.",
+                "Labels are matched by name.",
+                "Rename them in the datasets' tables or cards.",
+            )
+    if not names:
+        note(f"{source.dataset} has none of the labels asked for.")
+        return None
+    y = truth_of(source.table, names, options.uncertain)
+    if options.attribute:
+        group, groups = groups_of(source.table, options.attribute)
+    else:
+        group, groups = np.full(source.table.height, -1), ()
+    return Study(source, options, tuple(names), y, group, groups)
