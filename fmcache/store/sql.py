@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+from duckdb.func import ARROW, SPECIAL
 
 from fmcache.errors import FmcacheError, UsageError
 from fmcache.store.catalog import TABLES, macros, verified_files, views
@@ -218,11 +219,11 @@ def add_functions(connection: duckdb.DuckDBPyConnection) -> None:
     """Replace the macros auc and auprc by the same in NumPy, over the lists of scores of both classes."""
     from fmcache.store.sql_functions import areas, average_precisions
 
-    lists = [duckdb.list_type("DOUBLE")] * 2
+    lists: list[Any] = [duckdb.list_type("DOUBLE")] * 2
     for name, function in (("auc", areas), ("auprc", average_precisions)):
         connection.create_function(
-            f"_{name}", function, lists, "DOUBLE", type="arrow", null_handling="special"
-        )
+            f"_{name}", function, lists, duckdb.dtype("DOUBLE"), type=ARROW, null_handling=SPECIAL
+        )  # fmt: skip
         scores = [
             f"list(score::DOUBLE) FILTER (_usable(y, score) AND y::DOUBLE = {truth})" for truth in (1, 0)
         ]

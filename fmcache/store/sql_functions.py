@@ -51,22 +51,29 @@ def average_precision(positives: np.ndarray, negatives: np.ndarray) -> float:
 def _each(
     function: Callable[[np.ndarray, np.ndarray], float], positives: pa.Array, negatives: pa.Array
 ) -> pa.Array:
-    return pa.array(
-        [
-            function(above, below) if above.size and below.size else None
-            for above, below in zip(_lists(positives), _lists(negatives), strict=True)
-        ],
-        pa.float64(),
-    )
+    pairs = list(zip(_lists(positives), _lists(negatives), strict=True))
+    defined = np.array([bool(above.size and below.size) for above, below in pairs])
+    values = np.zeros(len(pairs))
+    for index in np.flatnonzero(defined):
+        values[index] = function(*pairs[index])
+    validity = pa.py_buffer(np.packbits(defined, bitorder="little"))
+    return pa.Array.from_buffers(pa.float64(), len(pairs), [validity, pa.py_buffer(values)])
 
 
 def _lists(column: pa.Array | pa.ChunkedArray) -> list[np.ndarray]:
+    """The values of each list; none for a null. By buffers: pyarrow's own ways to and from NumPy import pandas where it
+    is installed, which takes longer than a query."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
-    values = column.values.to_numpy(zero_copy_only=False)
-    offsets = column.offsets.to_numpy()
-    present = column.is_valid().to_numpy(zero_copy_only=False)
+    validity, offsets = column.buffers()[:2]
+    values = column.values
+    numbers = np.frombuffer(values.buffers()[1] or b"", np.float64)[values.offset :]
+    edges = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+    present = np.ones(len(column), bool)
+    if validity is not None:
+        bits = np.unpackbits(np.frombuffer(validity, np.uint8), bitorder="little")
+        present = bits[column.offset : column.offset + len(column)].astype(bool)
     return [
-        values[start:stop] if there else values[:0]
-        for start, stop, there in zip(offsets[:-1], offsets[1:], present, strict=True)
+        numbers[start:stop] if there else numbers[:0]
+        for start, stop, there in zip(edges[:-1], edges[1:], present, strict=True)
     ]
