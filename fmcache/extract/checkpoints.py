@@ -48,7 +48,7 @@ def read_checkpoint(path: str | Path) -> State:
     Returns
     -------
     name → tensor, in the order of the file. The usual containers (``state_dict``, ``model``, ``teacher`` …) are opened;
-    prefixes which every name carries (``module.``, ``backbone.`` …) are removed. Entries that are not arrays are left out.
+    prefixes which every name carries (``module.``, ``backbone.`` …) are removed. What is not an array is left out.
 
     Raises
     ------
@@ -117,15 +117,25 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: Path, zipped: bool) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as refused:  # whatever it was, the second reader decides
-        first = refused
+    first: Exception | str = "It is a TorchScript archive that cannot be read."
+    if not (zipped and _is_torchscript(path)):  # torch.load would refuse it with a warning
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        except Exception as refused:  # whatever it was, the second reader decides
+            first = refused
     try:
         return read_inert(path)
     except (Malformed, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError) as error:
         reason = str(error) or str(first)
     raise _unreadable(path, reason)
+
+
+def _is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
 
 
 def _read_folder(folder: Path) -> State:

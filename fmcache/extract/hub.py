@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
-from fmcache.errors import MissingExtra, ModelError
-from fmcache.extract.models.card import Card
+from fmcache.errors import ModelError
+from fmcache.extract.models.card import Card, Published
 
 # what a model's folder may hold beside its weights
 SMALL_FILES = ("*.json", "*.txt", "*.model")
@@ -62,10 +64,26 @@ def hub_folder(card: Card) -> tuple[Path, str]:
     def fetch(patterns: tuple[str, ...]) -> str:
         return snapshot_download(where.hub, revision=where.revision or None, allow_patterns=list(patterns))
 
-    folder = Path(_reach(card, "the repository", lambda: fetch(SMALL_FILES + WEIGHT_FILES)))
+    do = f"Fetch the files of {_page(where)} and type: --checkpoint DIR"
+    folder = Path(_reach(card.id, where, lambda: fetch(SMALL_FILES + WEIGHT_FILES), do))
     if not list(folder.glob("*.safetensors")):
-        folder = Path(_reach(card, "the repository", lambda: fetch(SMALL_FILES + PICKLED_FILES)))
+        folder = Path(_reach(card.id, where, lambda: fetch(SMALL_FILES + PICKLED_FILES), do))
     return folder, folder.name
+
+
+def small_file(model: str, hub: str, file: str, revision: str, folder: Path | None) -> Path:
+    """A file that a model needs beside its weights, such as a vocabulary.
+
+    Raises
+    ------
+    ModelError : it cannot be had; says where to put it.
+    """
+    from huggingface_hub import hf_hub_download
+
+    where = Published(hub=hub, file=file, revision=revision)
+    place = f"put it beside the weights, in {folder}" if folder else "give --checkpoint DIR with it in DIR"
+    do = f"Fetch {file} of https://huggingface.co/{hub} and {place}."
+    return Path(_reach(model, where, lambda: hf_hub_download(hub, file, revision=revision or None), do))
 
 
 def _commit(path: Path) -> str:
@@ -74,19 +92,17 @@ def _commit(path: Path) -> str:
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts else ""
 
 
-def _reach(card: Card, file: str, fetch):  # type: ignore[no-untyped-def]
+def _page(where: Published) -> str:
+    return f"https://huggingface.co/{where.hub}" + (f"/tree/{where.revision}" if where.revision else "")
+
+
+def _reach(model: str, where: Published, fetch: Callable[[], str], do: str) -> str:
     """Call `fetch`; say in three lines why it failed and what helps."""
-    try:
-        from huggingface_hub import errors
-    except ModuleNotFoundError:
-        raise MissingExtra(
-            f"Downloading {card.id} needs the package huggingface_hub.",
-            "It is not installed.",
-            'Type: python -m pip install "fmcache[extract]"   or give --checkpoint FILE',
-        ) from None
-    where = card.published
-    at = f"https://huggingface.co/{where.hub}" + (f"/tree/{where.revision}" if where.revision else "")
-    do = f"Fetch {file} of {at} and type: --checkpoint " + ("DIR" if file == "the repository" else "FILE")
+    from huggingface_hub import errors
+
+    retries = logging.getLogger("huggingface_hub.utils._http")
+    level = retries.level
+    retries.setLevel(logging.ERROR)  # the outcome is told once, below
     try:
         return fetch()
     except errors.GatedRepoError:
@@ -100,20 +116,23 @@ def _reach(card: Card, file: str, fetch):  # type: ignore[no-untyped-def]
         found = f"It has no revision {where.revision or 'main'}."
         raise ModelError(f"{where.hub} cannot be downloaded.", found, do) from None
     except errors.RemoteEntryNotFoundError:
-        raise ModelError(f"{where.hub} cannot be downloaded.", f"It has no file {where.file}.", do) from None
+        what = f"{where.hub} cannot be downloaded."
+        raise ModelError(what, f"It has no file {where.file}.", do) from None
     except errors.RepositoryNotFoundError:
         found = "The hub has no public repository of that name."
         raise ModelError(
-            f"{where.hub} cannot be downloaded.", found, "Check the name, or: hf auth login"
+            f"{where.hub} cannot be downloaded.", found, "Check the name, or type: hf auth login"
         ) from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+        what = f"{where.file or where.hub} of {model} is not on this machine."
         found = "The hub cannot be reached (or offline mode is on) and its cache does not hold the file."
-        raise ModelError(f"The weights of {card.id} are not on this machine.", found, do) from None
+        raise ModelError(what, found, do) from None
     except Exception as error:
         # the HTTP library behind the hub changes its name between versions (httpx, httpx2)
-        if not isinstance(error, (OSError, errors.HfHubHTTPError)) and not type(error).__module__.startswith(
-            "httpx"
-        ):
+        if not isinstance(error, OSError) and not type(error).__module__.startswith("httpx"):
             raise
         found = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise ModelError(f"The weights of {card.id} could not be downloaded.", found, do) from None
+        what = f"{where.file or where.hub} of {model} could not be downloaded."
+        raise ModelError(what, found, do) from None
+    finally:
+        retries.setLevel(level)

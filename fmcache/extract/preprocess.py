@@ -28,7 +28,7 @@ INTERPOLATION = {
     "hamming": Image.Resampling.HAMMING,
 }
 EVERY_PIXEL = 1 << 30  # no image has so many on a side: nothing may be dropped
-RESIZES = ("shortest", "squash", "none")
+RESIZES = ("shortest", "squash", "pad-square", "none")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -48,11 +48,13 @@ class Geometry:
     Attributes
     ----------
     resize : "shortest" (the shorter side becomes `size`, the longer one int(size · long / short)), "squash" (both
-        sides become `size`), or "none".
+        sides become `size`), "pad-square" (the image in the centre of a black square whose side is its longer one, or
+        `size` if that is larger; the square becomes `size`), or "none".
     size : pixels; ignored by "none".
     interpolation : a key of INTERPOLATION; always with Pillow's antialiasing.
     crop : side of the square cut from the centre (padded with black where the image is smaller); None: no crop.
     crop_offset : where an odd margin goes: "round" as torchvision (half to even), "floor" as transformers.
+    grey : a colour image becomes grey first (ITU-R 601, as Pillow's mode L).
     """
 
     resize: str = "shortest"
@@ -60,6 +62,7 @@ class Geometry:
     interpolation: str = "bicubic"
     crop: int | None = 224
     crop_offset: str = "round"
+    grey: bool = False
 
     def __post_init__(self) -> None:
         for what, value, allowed in (
@@ -73,7 +76,7 @@ class Geometry:
                     f"fmcache has: {', '.join(allowed)}.",
                     "Choose another model, or open an issue with this message.",
                 )
-        if self.crop is None and self.resize != "squash":
+        if self.crop is None and self.resize not in ("squash", "pad-square"):
             raise ModelError(
                 f"The preprocessing (resize {self.resize!r}, no crop) leaves images of different sizes.",
                 "A batch needs one size.",
@@ -172,8 +175,12 @@ def apply_geometry(image: np.ndarray, geometry: Geometry) -> np.ndarray:
     -------
     uint8 [side, side] or [side, side, 3], contiguous.
     """
+    if geometry.grey and image.ndim == 3:
+        image = np.asarray(Image.fromarray(image).convert("L"))
+    if geometry.resize == "pad-square":
+        image = _pad_square(image, geometry.size)
     height, width = image.shape[:2]
-    if geometry.resize == "squash":
+    if geometry.resize in ("squash", "pad-square"):
         new_height = new_width = geometry.size
     elif geometry.resize == "shortest":
         longer = int(geometry.size * max(height, width) / min(height, width))
@@ -188,6 +195,16 @@ def apply_geometry(image: np.ndarray, geometry: Geometry) -> np.ndarray:
     if geometry.crop is not None:
         image = _centre(image, geometry.crop, geometry.crop_offset)
     return np.ascontiguousarray(image)
+
+
+def _pad_square(image: np.ndarray, least: int) -> np.ndarray:
+    """Black around the image, up to a square of its longer side, at least `least`; margins are rounded down."""
+    height, width = image.shape[:2]
+    side = max(height, width, least)
+    square = np.zeros((side, side, *image.shape[2:]), image.dtype)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = image
+    return square
 
 
 def _centre(image: np.ndarray, side: int, offset: str) -> np.ndarray:

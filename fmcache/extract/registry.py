@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 # modules of fmcache.extract.models that hold cards, in the order in which they are listed
-FAMILIES = ("dinov2", "efficientnet")
+FAMILIES = ("dinov2", "clip", "biomedclip", "medclip", "mae", "resnet", "lvm_med", "efficientnet")
 # prefix of a name → the module that makes a card of what follows
 OPEN = {"timm": "timm_names", "open_clip": "open_clip_names", "hf": "hf_names"}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fmcache.errors import ModelError
 from fmcache.extract.checkpoints import read_checkpoint
-from fmcache.extract.hub import hub_file
+from fmcache.extract.hub import hub_file, hub_folder
 from fmcache.extract.models.card import Card, Weights
 from fmcache.extract.packages import package_file, read_onnx
 
@@ -28,6 +28,9 @@ def find_weights(card: Card, checkpoint: Path | None) -> Weights:
         state = read_onnx(path) if path.suffix == ".onnx" else read_checkpoint(path)
         package, version = where.package.split("==")
         return Weights(state, f"{card.id} ({package} {version})")
+    if where.hub and not where.file:
+        folder, commit = hub_folder(card)
+        return Weights(read_checkpoint(folder), f"{where.hub}@{commit[:12]}", folder)
     if where.hub:
         path, commit = hub_file(card)
         return Weights(read_checkpoint(path), f"{where.hub}@{commit[:12]}", path.parent)

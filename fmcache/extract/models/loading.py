@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from fmcache.errors import ModelError
@@ -75,6 +77,17 @@ def check_names(card: Card, absent: list[str], extra: list[str]) -> None:
             "; ".join(found),
             "Name the model that the file belongs to; `fmcache models` lists them.",
         )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Libraries warn that a model without weights is random; here the weights follow, strictly."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def some(names: list[str]) -> str:
