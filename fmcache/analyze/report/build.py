@@ -19,14 +19,19 @@ import polars as pl
 from markupsafe import Markup
 
 from fmcache.analyze.report import figures, sentences, series, tables
+from fmcache.analyze.report.compare import Comparison, comparisons, consistency_sentence, front_sentence
+from fmcache.analyze.report.compare_figures import consistency_figure, front_figure
 from fmcache.analyze.report.explorer import Explorer, explore
+from fmcache.analyze.report.overview import overview
 from fmcache.analyze.report.provenance import facts, provenance
-from fmcache.analyze.report.views import Attribute, View, views
+from fmcache.analyze.report.truth import planted, truth
+from fmcache.analyze.report.views import Attribute, View, views, warnings
 from fmcache.analyze.report.wording import clean, decimal, printed, spoken
 from fmcache.errors import MissingEntry, UsageError
 from fmcache.store.durable import storage_errors
 
 TITLE = "Fairness report"
+MOST_SECTIONS = 12  # views with figures of their own; more make a page that no browser opens with ease
 
 
 class RunLike(Protocol):
@@ -50,6 +55,7 @@ class Drawing:
 
     caption: str
     svg: Markup
+    reading: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,12 +66,21 @@ class Block:
     identity: str
     finding: sentences.Finding
     groups: tables.Table
+    differences: tables.Table
     disparities: tables.Table
     others: tables.Table
     figures: Sequence[Drawing]
     explorer: Explorer | None
     strip: Markup | None
     remarks: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Figures that compare the models and methods of one study by one attribute."""
+
+    title: str
+    figures: Sequence[Drawing]
 
 
 @dataclass(frozen=True)
@@ -87,7 +102,6 @@ def build_report(
     runs: Sequence[str] | None = None,
     title: str | None = None,
     min_cell: int = 11,
-    extra: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the report of the runs and their stored results; the same cache gives the same bytes.
 
@@ -97,19 +111,56 @@ def build_report(
     runs : run ids or their first characters; default: every run that has results.
     min_cell : groups with 1 to min_cell - 1 images, patients, positives or negatives are hidden, with those from which
         they could be worked out; 1 shows everything.
-    extra : ``truth`` (see `tables.truth_table`) and ``notes``, a list of sentences.
 
     Raises
     ------
     MissingEntry : no runs, no such run, or no results yet. UsageError : min_cell below 1.
     """
+    html = render(cache, runs=runs, title=title, min_cell=min_cell)
+    write_text(Path(out), html)
+    return Path(out)
+
+
+def key_sentences(
+    cache: CacheLike, runs: Sequence[str] | None = None, most: int = 3, min_cell: int = 11
+) -> list[str]:
+    """The most important findings, each in one sentence that names model, dataset and label.
+
+    What was planted in a generated study comes first, then what is beyond chance, by how far.
+    """
+    chosen = choose_runs(cache, runs, min_cell)
+    truths = [one for view in chosen.views if (one := truth(view, planted(cache, view))).sentence]
+    told = [f"{one.what}: {one.sentence}" for one in truths]
+    return [*told, *(one.text for one in sentences.headlines(chosen.views, most))][:most]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The runs of a report, their views, and what was found wrong with their data."""
+
+    views: Sequence[View]
+    predictions: Mapping[str, RunLike]
+    warnings: Sequence[tuple[str, str, str]]  # run, problem or warning, sentence
+    without: int  # runs that have no results yet
+
+
+def choose_runs(cache: CacheLike, runs: Sequence[str] | None, min_cell: int) -> Chosen:
+    """The views of the runs that are asked for, small cells hidden; see `build_report`."""
     if min_cell < 1:
         raise UsageError(
             f"min_cell is {min_cell}.", "The smallest is 1: nothing is hidden.", "Type: --min-cell 11"
         )
-    html = render(cache, runs=runs, title=title, min_cell=min_cell, extra=extra)
-    write_text(Path(out), html)
-    return Path(out)
+    results = cache.results()
+    chosen, without = _choose(cache.runs(), results, runs)
+    found: list[View] = []
+    told = []
+    for run in chosen:
+        mine = views(results, run.run_id, run.info, min_cell)
+        found += mine
+        about = f"{mine[0].text('model')} on {mine[0].text('dataset')}"
+        told += [(about, *warning) for warning in warnings(results, mine)]
+    told = sorted(dict.fromkeys(told), key=lambda one: one[1] != "problem")
+    return Chosen(found, {run.run_id: run for run in chosen}, told, len(without))
 
 
 def render(
@@ -117,20 +168,20 @@ def render(
     runs: Sequence[str] | None = None,
     title: str | None = None,
     min_cell: int = 11,
-    extra: Mapping[str, Any] | None = None,
 ) -> str:
     """The report's text; see `build_report`."""
-    extra = extra or {}
-    results = cache.results()
-    chosen, without = _choose(cache.runs(), results, runs)
-    found = []
+    chosen = choose_runs(cache, runs, min_cell)
+    drawn = _drawn(chosen.views)
+    places = {i: f"v{i + 1}" for i in drawn}
+    loaded: tuple[str, pl.DataFrame | None] = ("", None)
     sections: list[Section] = []
-    for run in chosen:
-        of_run = views(results, run.run_id, run.info, min_cell)
-        predictions = run.predictions()
-        found += of_run
-        for view in of_run:
-            sections.append(_section(cache, f"v{len(sections) + 1}", view, predictions, min_cell))
+    for i in drawn:
+        view = chosen.views[i]
+        if loaded[0] != view.run_id:
+            loaded = (view.run_id, chosen.predictions[view.run_id].predictions())
+        assert loaded[1] is not None
+        sections.append(_section(cache, places[i], view, loaded[1], min_cell))
+    found = [truth(view, rows) for view in chosen.views if (rows := planted(cache, view))]
     css, script = _resource("report.css"), _resource("explorer.js")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_resource),
@@ -147,16 +198,46 @@ def render(
         script=Markup(script) if any(block.explorer for one in sections for block in one.blocks) else None,
         script_digest=_digest(script),
         decimal=decimal,
+        spoken=spoken,
+        headlines=[
+            (one.text, next((places[i] for i in drawn if chosen.views[i] is one.view), ""))
+            for one in (sentences.headlines(chosen.views) if len(chosen.views) > 1 else ())
+        ],
+        looked_at=sentences.looked_at(chosen.views),
+        warnings=chosen.warnings,
+        overview=overview(chosen.views, places),
+        comparisons=[_compared(i, one) for i, one in enumerate(comparisons(chosen.views))],
         sections=sections,
+        undrawn=len(chosen.views) - len(sections),
         verdicts=sentences.VERDICTS,
-        truth=tables.truth_table(extra["truth"], found) if extra.get("truth") else None,
-        notes=list(extra.get("notes") or ()),
-        without=len(without),
+        truths=found,
+        without=chosen.without,
         min_cell=min_cell,
-        models=_names(view.text("model") for view in found),
-        datasets=_names(view.text("dataset") for view in found),
+        models=_names(view.text("model") for view in chosen.views),
+        datasets=_names(view.text("dataset") for view in chosen.views),
         several=len(sections) > 1,
     )
+
+
+def _drawn(found: Sequence[View]) -> list[int]:
+    """The views that get a section of their own: all, or the MOST_SECTIONS that have most to tell, in their order."""
+    if len(found) <= MOST_SECTIONS:
+        return list(range(len(found)))
+    ranked = [one.view for one in sentences.headlines(found, most=len(found) * 50)]
+    chosen = list(dict.fromkeys(id(view) for view in ranked))[:MOST_SECTIONS]
+    return [i for i, view in enumerate(found) if id(view) in chosen]
+
+
+def _compared(i: int, one: Comparison) -> Compared:
+    drawn = []
+    title = f"{one.study}, by {one.attribute}"
+    if len(one.points) > 1:
+        drawing = front_figure(one, f"AUC and its gap, {title}", f"c{i}-front")
+        drawn.append(Drawing("Utility and fairness", drawing, front_sentence(one)))
+    if len({pair.name for pair in one.pairs}) > 1:
+        drawing = consistency_figure(one, f"AUC of two groups, {title}", f"c{i}-same")
+        drawn.append(Drawing("Whom the models serve better", drawing, consistency_sentence(one)))
+    return Compared(title, drawn)
 
 
 def _resource(name: str) -> str:
@@ -263,6 +344,7 @@ def _block(
         identity=identity,
         finding=sentences.finding(view, attribute),
         groups=tables.group_table(view, attribute, floor),
+        differences=tables.difference_table(attribute),
         disparities=tables.disparity_table(attribute),
         others=tables.disparity_table(attribute, main=False),
         figures=drawn,

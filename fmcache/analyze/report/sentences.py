@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fmcache.analyze.groups import UNKNOWN
-from fmcache.analyze.report.views import Attribute, Disparities, View
-from fmcache.analyze.report.wording import decimal, p_value, percent, spoken
+from fmcache.analyze.report.views import Attribute, Disparities, Number, View
+from fmcache.analyze.report.wording import DASH, count, decimal, p_value, percent, spoken
 
 COMPARED = ("auc", "tpr", "fpr")  # on one scale from 0 to 1, so that their gaps can be compared
 ALPHA = 0.05
-SPOKEN = {
-    "auc": "how well cases are told from non-cases (AUC)",
-    "tpr": "sensitivity, the share of true cases found,",
-    "fpr": "the share of people without the finding who are flagged",
+# metric → a sentence with both extremes, and one without, for attributes of which a group is hidden
+FACTS = {
+    "auc": (
+        "cases are told from non-cases with an AUC of {low} among {lowest} and {high} among {highest}",
+        "how well cases are told from non-cases (AUC) differs between the groups",
+    ),
+    "tpr": (
+        "{low} of the cases are found among {lowest} and {high} among {highest}",
+        "the share of cases that are found differs between the groups",
+    ),
+    "fpr": (
+        "of the people without the finding, {low} are flagged among {lowest} and {high} among {highest}",
+        "the share of people without the finding who are flagged differs between the groups",
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence with its verdict: ``beyond`` chance, within ``chance``, ``open`` (not assessed) or ``hidden``."""
+    """One sentence with its verdict: ``beyond`` chance, within ``chance``, ``open`` (not assessed) or ``hidden``.
+
+    weight : how far the gap is above what chance gives, for the order of findings; beyond chance counts first.
+    """
 
     text: str
     verdict: str
+    weight: float = 0.0
 
 
 VERDICTS = {
@@ -32,6 +47,7 @@ VERDICTS = {
     "open": "Chance not assessed",
     "hidden": "Not shown",
 }
+_ORDER = {name: rank for rank, name in enumerate(VERDICTS)}
 
 
 def verdict(one: Disparities) -> str:
@@ -45,14 +61,19 @@ def verdict(one: Disparities) -> str:
     return "open"
 
 
+def excess(one: Disparities) -> float:
+    """The gap less what chance alone gives."""
+    return one.gap.value - (one.null if math.isfinite(one.null) else 0.0)
+
+
 def largest(attribute: Attribute) -> Disparities | None:
-    """The metric of COMPARED with the largest shown gap."""
+    """Of the metrics of COMPARED the one to tell of: beyond chance before others, then furthest above chance."""
     known = [one for one in attribute.disparities if one.metric in COMPARED and one.gap.known]
-    return max(known, key=lambda one: one.gap.value, default=None)
+    return min(known, key=lambda one: (_ORDER[verdict(one)], -excess(one)), default=None)
 
 
 def finding(view: View, attribute: Attribute) -> Finding:
-    """The largest gap of one attribute, with interval, null gap and p-value, in one sentence."""
+    """The most telling gap of one attribute, with interval, null gap and p-value, in one sentence."""
     by = f"By {spoken(attribute.name)}"
     one = largest(attribute)
     if one is None:
@@ -63,29 +84,45 @@ def finding(view: View, attribute: Attribute) -> Finding:
         reason = next((d.gap.reason for d in attribute.disparities if d.gap.reason), "no gap was computed")
         return Finding(f"{by}, no gap can be given: {reason}.", "hidden")
     level = f"{100 * view.level:.0f} % interval" if math.isfinite(view.level) else "interval"
-    gap = one.gap
-    text = f"{by}, the largest difference is in {SPOKEN[one.metric]}"
-    text = f"{text.rstrip(',')}: {_extremes(attribute, one.metric)}a gap of {decimal(gap.value, 2)}"
+    gap, share = one.gap, one.metric != "auc"
+    sure = []
     if math.isfinite(gap.low) and math.isfinite(gap.high):
-        text += f" ({level} {decimal(gap.low, 2)} to {decimal(gap.high, 2)})"
+        sure.append(f"{level} {_size(gap.low, share, '')} to {_size(gap.high, share, '')}")
     if math.isfinite(one.null):
-        text += f", where chance alone would give about {decimal(one.null, 2)}"
+        sure.append(f"by chance alone about {_size(one.null, share, '')}")
     if math.isfinite(one.p):
-        text += f" (p {'' if one.p < 0.001 else '= '}{p_value(one.p)})"
-    return Finding(f"{text}.", verdict(one))
+        sure.append(f"p {'' if one.p < 0.001 else '= '}{p_value(one.p)}")
+    text = f"{by}: {_facts(attribute, one.metric)}{_size(gap.value, share)}"
+    if sure:
+        text += f" ({'; '.join(sure)})"
+    return Finding(f"{text}.", verdict(one), excess(one))
 
 
-def _extremes(attribute: Attribute, metric: str) -> str:
-    """``0.62 for female and 0.85 for male, ``; nothing if a group is hidden, for the extreme may be its."""
+def _facts(attribute: Attribute, metric: str) -> str:
+    """Both extremes, unless a group is hidden: the extreme may be its."""
     known = [
         (group.numbers[metric].value, group.name)
         for group in attribute.shown
         if metric in group.numbers and group.numbers[metric].known and group.name != UNKNOWN
     ]
+    full, bare = FACTS[metric]
     if attribute.hidden or len(known) < 2:
-        return ""
+        return f"{bare} by up to "
     (low, lowest), (high, highest) = min(known), max(known)
-    return f"{decimal(low, 2)} for {spoken(lowest)} and {decimal(high, 2)} for {spoken(highest)}, "
+    told = decimal if metric == "auc" else _percent
+    fill = {"low": told(low, 2), "high": told(high, 2), "lowest": spoken(lowest), "highest": spoken(highest)}
+    return f"{full.format(**fill)}, a difference of "
+
+
+def _percent(value: float, _: int) -> str:
+    return f"{100 * value:.0f} %" if value >= 0.1 else f"{100 * value:.1f} %"
+
+
+def _size(value: float, share: bool, unit: str = " points") -> str:
+    """A gap: shares in percentage points, AUCs as they are; small ones with one more digit."""
+    if not share:
+        return decimal(value, 2 if abs(value) >= 0.0095 else 3)
+    return f"{100 * value:.1f}{unit}" if abs(value) < 0.0995 else f"{100 * value:.0f}{unit}"
 
 
 def lead(view: View) -> str:
@@ -94,10 +131,63 @@ def lead(view: View) -> str:
     if overall.why is not None:
         return "The whole evaluation set is too small to be shown."
     n, patients = overall.n or 0, overall.n_patients
-    who = f"{n:,} {view.split or 'evaluated'} images" + (f" of {patients:,} patients" if patients else "")
+    who = f"{count(n)} {view.split or 'evaluated'} images" + (
+        f" of {count(patients)} patients" if patients else ""
+    )
     positives = f", {percent(overall.n_pos / n)} of them positive" if n and overall.n_pos is not None else ""
-    auc = overall.numbers.get("auc")
-    if auc is None or not auc.known:
+    auc = overall.numbers.get("auc", Number())
+    if not auc.known:
         return f"{who}{positives}."
-    sure = f" ({decimal(auc.low, 2)} to {decimal(auc.high, 2)})" if math.isfinite(auc.low) else ""
+    sure = f" ({decimal(auc.low, 2)}{DASH}{decimal(auc.high, 2)})" if math.isfinite(auc.low) else ""
     return f"{who}{positives}. Overall AUC {decimal(auc.value, 2)}{sure}."
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A finding with the view it is about and the identity of the section that shows it."""
+
+    finding: Finding
+    view: View
+    attribute: str
+
+    @property
+    def text(self) -> str:
+        """The whole sentence, with what it is about: ``dinov2 on mimic, edema. By sex: …``."""
+        about = f"{self.view.text('model')} on {self.view.text('dataset')}, {spoken(self.view.label)}"
+        method = self.view.text("method")
+        return f"{about}{f' ({method})' if method not in ('', 'erm') else ''}. {self.finding.text}"
+
+
+def headlines(views: Sequence[View], most: int = 3) -> list[Headline]:
+    """The `most` important findings: beyond chance first, then by how far above chance; one a view and attribute.
+
+    The best of each view come before the second best of any, so that one bad model does not hide the others.
+    """
+    ranked: list[tuple[tuple[float, ...], Headline]] = []
+    for view in views:
+        mine = [Headline(finding(view, a), view, a.name) for a in view.attributes if "*" not in a.name]
+        mine.sort(key=lambda one: (_ORDER[one.finding.verdict], -one.finding.weight))
+        ranked += [
+            ((float(_ORDER[one.finding.verdict]), float(place), -one.finding.weight), one)
+            for place, one in enumerate(mine)
+        ]
+    ranked.sort(key=lambda pair: pair[0])
+    return [one for _, one in ranked[:most]]
+
+
+def looked_at(views: Sequence[View]) -> str:
+    """How many gaps of COMPARED were tested and how many are beyond chance: luck alone makes some of many so."""
+    tested = [
+        one.p
+        for view in views
+        for attribute in view.attributes
+        for one in attribute.disparities
+        if one.metric in COMPARED and math.isfinite(one.p)
+    ]
+    if len(tested) < 10:
+        return ""
+    beyond = sum(p < ALPHA for p in tested)
+    return (
+        f"{count(len(tested))} gaps were tested, and {count(beyond)} have p < {ALPHA:g}; with nothing unfair about "
+        f"{ALPHA * len(tested):.0f} would."
+    )

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fmcache.analyze.report.sentences import VERDICTS, verdict
-from fmcache.analyze.report.views import GROUP_METRICS, HIDDEN, Attribute, Disparities, Group, Number, View
+from fmcache.analyze.report.sentences import ALPHA, VERDICTS, verdict
+from fmcache.analyze.report.views import (
+    GROUP_METRICS,
+    Attribute,
+    Difference,
+    Disparities,
+    Group,
+    Number,
+    View,
+)
 from fmcache.analyze.report.wording import (
     DASH,
     count,
@@ -20,7 +28,6 @@ from fmcache.analyze.report.wording import (
     percent,
     spoken,
 )
-from fmcache.errors import UsageError
 
 SPREADS = ("ratio", "worst", "std", "skew", "es")
 MAIN = ("auc", "tpr", "fpr", "ece", "eqodds", "dp", "prevalence")  # the others come after, folded
@@ -28,11 +35,12 @@ MAIN = ("auc", "tpr", "fpr", "ece", "eqodds", "dp", "prevalence")  # the others 
 
 @dataclass(frozen=True)
 class Entry:
-    """One table cell: its text, a smaller second line, and the letter of its footnote."""
+    """One table cell: its text, a smaller second line, the letter of its footnote, a class."""
 
     text: str
     below: str = ""
     note: str = ""
+    look: str = ""  # ``beyond``: a difference that chance does not explain
 
 
 @dataclass
@@ -56,11 +64,12 @@ def _letters(i: int) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """Heads, rows of (name, entries), and footnotes."""
+    """Heads, rows of (name, entries), footnotes, and for each row the identity it links to, if any does."""
 
     heads: Sequence[str]
     rows: Sequence[tuple[str, Sequence[Entry]]]
     notes: Footnotes
+    links: Sequence[str] = ()
 
 
 def entry(number: Number, notes: Footnotes, digits: int = 3) -> Entry:
@@ -113,6 +122,40 @@ def _why(why: str, floor: int) -> str:
     return "hidden, so that a smaller group cannot be worked out by subtraction"
 
 
+def difference_table(attribute: Attribute) -> Table:
+    """One row a group, one column a metric: the difference to the reference group, its interval and p-value."""
+    notes = Footnotes()
+    metrics = [m for m in GROUP_METRICS if any(one.metric == m for one in attribute.differences)]
+    rows = []
+    for group in dict.fromkeys(one.group for one in attribute.differences):
+        cells = []
+        for metric in metrics:
+            one = next((d for d in attribute.differences if (d.group, d.metric) == (group, metric)), None)
+            cells.append(Entry("") if one is None else _difference_entry(one, notes))
+        rows.append((spoken(group), cells))
+    return Table([f"Less {spoken(attribute.reference)}", *map(metric_name, metrics)], rows, notes)
+
+
+def _difference_entry(one: Difference, notes: Footnotes) -> Entry:
+    found = entry(one.number, notes)
+    adjusted = math.isfinite(one.holm)
+    p = one.holm if adjusted else one.p
+    if not one.number.known or not math.isfinite(p):
+        return found
+    sure = " · ".join(part for part in (found.below, f"p {p_value(p)}") if part)
+    letters = [
+        found.note,
+        notes.letter(
+            "p adjusted by Holm over the declared family of comparisons" if adjusted else "p not adjusted"
+        ),
+        notes.letter(one.equivalence) if one.equivalence else "",
+    ]
+    signed = found.text if found.text.startswith("−") else f"+{found.text}"
+    return Entry(
+        signed, sure, " ".join(letter for letter in letters if letter), "beyond" if p < ALPHA else ""
+    )
+
+
 def disparity_table(attribute: Attribute, main: bool = True) -> Table:
     """One row a metric: gap with interval, what chance gives, p-value, verdict, then the other known spreads.
 
@@ -126,7 +169,8 @@ def disparity_table(attribute: Attribute, main: bool = True) -> Table:
     rows = []
     for one in shown:
         cells = [entry(one.gap, notes) if "gap" in one.numbers else Entry("")]
-        cells += [Entry(decimal(one.null)), Entry(p_value(one.p)), Entry(_reading(one))]
+        told = notes.letter(one.equivalence) if one.equivalence else ""
+        cells += [Entry(decimal(one.null)), Entry(p_value(one.p)), Entry(_reading(one), note=told)]
         cells += [entry(one.numbers[name], notes) if name in one.numbers else Entry("") for name in others]
         rows.append((metric_name(one.metric), cells))
     return Table(heads, rows, notes)
@@ -135,59 +179,3 @@ def disparity_table(attribute: Attribute, main: bool = True) -> Table:
 def _reading(one: Disparities) -> str:
     told = verdict(one)
     return DASH if told in ("open", "hidden") else VERDICTS[told]
-
-
-def truth_table(truth: Mapping[str, Any], views: Sequence[View]) -> Table:
-    """Planted truth against estimate: does the interval cover it?
-
-    Parameters
-    ----------
-    truth : ``run``, ``label`` and ``rows``, each with metric, disparity, attribute, group, value, text.
-
-    Raises
-    ------
-    UsageError : the report does not hold that run and label.
-    """
-    view = next((v for v in views if (v.run_id, v.label) == (truth["run"], truth["label"])), None)
-    if view is None:
-        raise UsageError(
-            f"The planted truth is about run {truth['run']}, label {truth['label']}.",
-            "The report holds no such run and label.",
-            "Name that run with --run, or compute its metrics: fmcache metrics",
-        )
-    notes = Footnotes()
-    rows = []
-    for row in truth["rows"]:
-        number = _estimate(view, row)
-        value = float(row["value"])
-        if number.hidden:
-            covered = Entry("hidden")
-        elif math.isfinite(number.low) and math.isfinite(number.high):
-            covered = Entry("yes" if number.low <= value <= number.high else "no")
-        else:
-            covered = Entry("not known", note=notes.letter("no interval was computed"))
-        sure = Entry(interval(number.low, number.high) or DASH)
-        estimate = entry(number, notes)
-        rows.append(
-            (
-                str(row["text"]),
-                [Entry(decimal(value)), Entry(estimate.text, note=estimate.note), sure, covered],
-            )
-        )
-    return Table(["Planted", "Truth", "Estimate", "Interval", "Covered"], rows, notes)
-
-
-def _estimate(view: View, row: Mapping[str, Any]) -> Number:
-    missing = Number(reason="not among the results")
-    if not row["attribute"]:
-        return HIDDEN if view.overall.why else view.overall.numbers.get(row["metric"], missing)
-    attribute = next((one for one in view.attributes if one.name == row["attribute"]), None)
-    if attribute is None:
-        return missing
-    if row["disparity"]:
-        one = next((one for one in attribute.disparities if one.metric == row["metric"]), None)
-        return missing if one is None else one.numbers.get(row["disparity"], missing)
-    group = next((one for one in attribute.groups if one.name == row["group"]), None)
-    if group is None:
-        return HIDDEN if attribute.unnamed else missing
-    return HIDDEN if group.why else group.numbers.get(row["metric"], missing)
