@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +38,7 @@ def _counts(patients: int, replicates: range, seed: int) -> npt.NDArray[np.uint8
     return np.ascontiguousarray(drawn.T)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Resamples:
     """The weights of all replicates, a chunk at a time; small ones are kept, so that labels share the drawing."""
 
@@ -46,17 +47,22 @@ class Resamples:
     seed: int
     chunk: int = CHUNK
 
-    def __post_init__(self) -> None:
-        self._kept: dict[int, npt.NDArray[np.uint8]] = {}
+    @cached_property
+    def _kept(self) -> list[npt.NDArray[np.uint8]] | None:
+        if self.patients * self.draws > MOST_KEPT:
+            return None
+        return [_counts(self.patients, some, self.seed) for some in self._chunks()]
+
+    def _chunks(self) -> Iterator[range]:
+        return (
+            range(start, min(start + self.chunk, self.draws)) for start in range(0, self.draws, self.chunk)
+        )
 
     def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
-        for start in range(0, self.draws, self.chunk):
-            counts = self._kept.get(start)
-            if counts is None:
-                counts = _counts(self.patients, range(start, min(start + self.chunk, self.draws)), self.seed)
-                if self.patients * self.draws <= MOST_KEPT:
-                    self._kept[start] = counts
-            yield counts.astype(np.float32)
+        kept = self._kept
+        if kept is not None:
+            return (counts.astype(np.float32) for counts in kept)
+        return (_counts(self.patients, some, self.seed).astype(np.float32) for some in self._chunks())
 
     def tally(self, plan: Plan) -> Tally:
         """The tallies of a plan in every replicate, fields [cells, draws]."""

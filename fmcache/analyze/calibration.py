@@ -32,9 +32,14 @@ def equal_mass_bin_of(p: Floats) -> Ints:
     >>> equal_mass_bin_of(np.array([0.1, 0.2, 0.3, 0.3])).tolist()
     [1, 3, 7, 7]
     """
-    order = np.sort(p)
-    twice = np.searchsorted(order, p, "left") + np.searchsorted(order, p, "right")
-    return np.minimum(BINS * twice // max(2 * len(p), 1), BINS - 1)
+    if (p[1:] < p[:-1]).any():
+        order = np.argsort(p, kind="stable")
+        out = np.empty(len(p), np.int64)
+        out[order] = equal_mass_bin_of(p[order])
+        return out
+    edges = np.concatenate([[0], np.flatnonzero(p[1:] != p[:-1]) + 1, [len(p)]])  # of the tie blocks
+    bins = np.minimum(BINS * (edges[:-1] + edges[1:]) // max(2 * len(p), 1), BINS - 1)
+    return np.repeat(bins, np.diff(edges))
 
 
 def binned_error(counts: Floats, residuals: Floats) -> Floats:
@@ -84,41 +89,56 @@ def recalibrate(y: Bools, p: Floats) -> tuple[float, float, float]:
     nan = float("nan")
     if not y.any() or y.all():
         return nan, nan, nan
-    x, truth = logit(p), y.astype(np.float64)
-    large = 0.0
-    for _ in range(STEPS):
-        mu = expit(x + large)
-        step = float((truth - mu).sum() / max((mu * (1 - mu)).sum(), 1e-300))
-        large += float(np.clip(step, -2, 2))
-        if abs(step) < ENOUGH:
-            break
-    else:
-        large = nan
-    if x.min() == x.max() or x[y].min() > x[~y].max() or x[y].max() < x[~y].min():
+    values, inverse, n = np.unique(p, return_inverse=True, return_counts=True)
+    x, k = logit(values), np.bincount(inverse, y)
+    large = _large(x, n, k)
+    if len(x) == 1 or p[y].min() > p[~y].max() or p[y].max() < p[~y].min():
         return large, nan, nan
-    design = np.stack([np.ones_like(x), x])
-    beta = np.array([large if large == large else 0.0, 1.0])
-    loss = _loss(truth, beta @ design)
+    intercept, slope = _line(x, n, k)
+    return large, intercept, slope
+
+
+def _large(x: Floats, n: Ints, k: Floats) -> float:
+    """Newton's method in one dimension, in which the likelihood is concave; steps are held to 2."""
+    a = 0.0
     for _ in range(STEPS):
-        mu = expit(beta @ design)
-        gradient = design @ (truth - mu)
-        curvature = (design * (mu * (1 - mu))) @ design.T
-        try:
-            step2 = np.linalg.solve(curvature, gradient)
-        except np.linalg.LinAlgError:
-            return large, nan, nan
+        mu = expit(x + a)
+        step = float((k - n * mu).sum() / max(float((n * mu * (1 - mu)).sum()), 1e-300))
+        a += min(max(step, -2.0), 2.0)
+        if abs(step) < ENOUGH:
+            return a
+    return float("nan")
+
+
+def _line(x: Floats, n: Ints, k: Floats) -> tuple[float, float]:
+    """Newton's method from the flat line, halving steps that lower the likelihood; NaN if it does not settle."""
+    middle = float(n @ x) / float(n.sum())
+    u = x - middle  # centred, so that the two parameters hardly depend on each other
+    rate = float(k.sum()) / float(n.sum())
+    a, b = float(np.log(rate) - np.log1p(-rate)), 0.0
+    loss = _loss(n, k, a + b * u)
+    for _ in range(STEPS):
+        mu = expit(a + b * u)
+        off, w = k - n * mu, n * mu * (1 - mu)
+        g0, g1 = float(off.sum()), float(off @ u)
+        h00, h01, h11 = float(w.sum()), float(w @ u), float(w @ (u * u))
+        det = h00 * h11 - h01 * h01
+        if not det > 1e-300:
+            break
+        da, db = (h11 * g0 - h01 * g1) / det, (h00 * g1 - h01 * g0) / det
         size = 1.0
-        while size > 1e-8 and _loss(truth, (beta + size * step2) @ design) > loss + 1e-12 * abs(loss):
+        while size > 1e-8 and (new := _loss(n, k, a + size * da + (b + size * db) * u)) > loss + 1e-9 * abs(
+            loss
+        ):
             size /= 2
-        beta = beta + size * step2
-        loss = _loss(truth, beta @ design)
-        if np.abs(step2).max() < ENOUGH * max(1.0, float(np.abs(beta).max())):
-            return large, float(beta[0]), float(beta[1])
-    return large, nan, nan
+        a, b, loss = a + size * da, b + size * db, new
+        if max(abs(da), abs(db)) < ENOUGH * max(1.0, abs(a), abs(b)):
+            return a - b * middle, b
+    return float("nan"), float("nan")
 
 
-def _loss(y: Floats, x: Floats) -> float:
-    return float(np.sum(np.logaddexp(0, x) - y * x))
+def _loss(n: Ints, k: Floats, x: Floats) -> float:
+    return float(n @ np.logaddexp(0, x) - k @ x)
 
 
 def one_step(start: Floats, sums: Floats) -> tuple[Floats, Floats]:

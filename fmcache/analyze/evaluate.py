@@ -42,6 +42,7 @@ from fmcache.analyze.influence import (
 )
 from fmcache.analyze.intervals import interval, wilson
 from fmcache.analyze.metrics import DEFINITION, METRICS, RATES, Metric, Tally, why_undefined
+from fmcache.analyze.parallel import side_by_side
 from fmcache.analyze.permutation import chance, permuted
 from fmcache.analyze.rows import NAN, Rows
 from fmcache.analyze.thresholds import fixed_threshold
@@ -107,16 +108,22 @@ def evaluate(
     cases, patients = cases_of(table, names, split, setting)
     references = choose_references(cases, setting)
     resamples = Resamples(patients, setting.draws, setting.seed)
-    rows, family = [], []
-    for case in cases:
+
+    def measure(case: Case) -> tuple[list[dict[str, Any]], list[Member]]:
+        mine, members = [], list[Member]()
         if DEFINITION in definitions:
-            drawn = _replicates(case, patients, resamples, setting)
-            found, members = _case_rows(case, drawn, references, setting)
-            rows += found
-            family += members
+            mine, members = _case_rows(
+                case, _replicates(case, patients, resamples, setting), references, setting
+            )
         for other in definitions:
             if other != DEFINITION:
-                rows += other_rows(other, case, patients, resamples, setting)
+                mine += other_rows(other, case, patients, resamples, setting)
+        return mine, members
+
+    next(iter(resamples))  # draw before the threads start, so that they share the counts
+    measured_cases = side_by_side(measure, cases)
+    rows = [row for mine, _ in measured_cases for row in mine]
+    family = [member for _, members in measured_cases for member in members]
     rows = _in_order(rows + family_rows(family, setting.level))
     keys = ("run_id", "model", "dataset", "usage", "method")
     common = {key: str((info or {}).get(key, "") or "") for key in keys} | {"split": split}

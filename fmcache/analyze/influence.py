@@ -67,10 +67,9 @@ def auprc_influence(y: Bools, score: Floats) -> Floats:
 
 
 def clustered_variance(influence: Floats, unit: Ints) -> float:
-    """The variance of the area with `unit` [n] as the independent unit; NaN for fewer than two units."""
-    _, which = np.unique(unit, return_inverse=True)
-    total = np.bincount(which, influence)
-    m = len(total)
+    """The variance of the area with `unit` [n], codes from 0, as the independent unit; NaN for fewer than two."""
+    total = np.bincount(unit, influence)
+    m = int(np.count_nonzero(np.bincount(unit)))
     return float(m / (m - 1) * (total**2).sum()) if m > 1 else math.nan
 
 

@@ -8,7 +8,6 @@ as many patients a group as before, as many of them with a positive as before, b
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +20,7 @@ from fmcache.analyze.weighted import concatenate, plan
 
 PERMUTATIONS = 100
 COUNTED = 10  # permutations that reach the observed gap, from which on their share is the p-value
+KEPT = 100_000  # units up to which shuffles are kept for the next label
 SMALLEST_P = 1e-4  # no smaller p-value is claimed: the tail is an approximation
 
 
@@ -49,43 +49,50 @@ def permuted(
     recalibration are therefore those of all samples.
     """
     pairs, unit = np.unique(patient * groups + codes, return_inverse=True)
-    group = (pairs % groups).astype(np.uint8 if groups < 256 else np.int64)
+    group = pairs % groups
     ill = np.bincount(unit, y, len(pairs)) > 0
     everyone = Partition(np.zeros(len(y), np.int64), 1)
     prepared = plan(
         y, score, unit, len(pairs), [everyone], threshold=threshold, probability=probability, exact=exact
     )
+    orders = _orders(ill.tobytes(), seed, permutations)
+    sorted_group = np.concatenate([group[ill], group[~ill]])
     pieces = []
     a_time = max(2 * CHUNK // groups, 1)
     for start in range(0, permutations, a_time):
-        dealt = [_deal(group, ill, seed, k) for k in range(start, min(start + a_time, permutations))]
-        flat = prepared.tally(_members(np.stack(dealt, axis=1), groups))
-        pieces.append(Tally(*(field.reshape(len(dealt), groups).T for field in vars(flat).values())))
+        some = orders[start : start + a_time]
+        flat = prepared.tally(_members(some, sorted_group, groups))
+        pieces.append(Tally(*(field.reshape(len(some), groups).T for field in vars(flat).values())))
     return concatenate(pieces, axis=1)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4)
+def _orders(ill: bytes, seed: int, permutations: int) -> npt.NDArray[np.int32]:
+    """[permutations, units]: the units with a positive in random order, then the others in random order.
+
+    A random order of all units is a random order of every part of them, so all labels, attributes and models share
+    the shuffles; the order in permutation k depends on (seed, k) only. Kept for the next attribute of the label.
+    """
+    sick = np.frombuffer(ill, np.bool_)
+    out = np.empty((permutations, len(sick)), np.int32)
+    for k in range(permutations):
+        order = (_shuffled if len(sick) <= KEPT else _shuffled.__wrapped__)(len(sick), seed, k)
+        mask = sick[order]
+        out[k] = np.concatenate([order[mask], order[~mask]])
+    return out
+
+
+@lru_cache(maxsize=512)
 def _shuffled(units: int, seed: int, number: int) -> npt.NDArray[np.int32]:
-    """The order of all units in permutation `number`; the same for every label, attribute and model."""
-    order = np.random.default_rng([seed, 2, number]).permutation(units).astype(np.int32)
-    order.setflags(write=False)
-    return order
+    return np.random.default_rng([seed, 2, number]).permutation(units).astype(np.int32)
 
 
-def _deal(group: npt.NDArray[Any], ill: Bools, seed: int, number: int) -> npt.NDArray[Any]:
-    """The groups [units], shuffled within each stratum: a random order of all is a random order of every part."""
-    order = _shuffled(len(group), seed, number)
-    dealt = np.empty_like(group)
-    sick = ill[order]
-    dealt[order[sick]] = group[ill]
-    dealt[order[~sick]] = group[~ill]
-    return dealt
-
-
-def _members(group: npt.NDArray[Any], groups: int) -> npt.NDArray[np.float32]:
-    """Membership, [units, permutations · groups], 0 or 1."""
-    member = group[:, :, None] == np.arange(groups, dtype=group.dtype)
-    return member.reshape(len(group), -1).astype(np.float32)
+def _members(orders: npt.NDArray[np.int32], group: Ints, groups: int) -> npt.NDArray[np.float32]:
+    """Membership, [units, permutations · groups], 0 or 1, when the units of `orders` get the groups [units]."""
+    out = np.zeros((orders.shape[1], len(orders) * groups), np.float32)
+    for k, order in enumerate(orders):
+        out[order, k * groups + group] = 1
+    return out
 
 
 def chance(observed: float, null: Floats) -> float:
