@@ -205,6 +205,11 @@ def _from_card(card: DatasetCard, root: Path, options: SampleOptions) -> Dataset
     tables = {name: load_table(name, of, where) for name, of in card.tables.items()}
     table = run_query(card.query, tables)
     what = f"The card {card.name}"
+    absent = [
+        f"The table {name} is not there ({card.tables[name].files[0]}); what comes from it is unknown."
+        for name, of in tables.items()
+        if of.is_empty() and card.tables[name].kind == "table"
+    ]
     for name, raw in card.raw.items():
         _given(name, table.columns, card.name)
         if raw.values:
@@ -217,6 +222,7 @@ def _from_card(card: DatasetCard, root: Path, options: SampleOptions) -> Dataset
     for section, prefix in ((card.labels, LABEL), (card.attributes, ATTRIBUTE)):
         for name in section:
             _given(prefix + name, samples.columns, card.name)
+    samples, notes = samples.sort("sample_id"), absent + notes  # a join has no order of its own
     samples = _task(samples, card, options.task)
     samples, split = _split(samples, policy, card.stratify, options, notes)
     document = {**card.document, "uncertain": options.uncertain, "sample_task": options.task}
@@ -299,6 +305,8 @@ def _split(
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """The samples with their split, and what the card keeps of it."""
     given = samples["split"].is_not_null().any()
+    if policy == "official" and options.split is None and not given:
+        policy = "patient"  # the card expects the owner's split; its list is not among these files
     if policy is None or policy == "official":
         if policy == "official" and not given:
             raise DatasetError(

@@ -304,11 +304,12 @@ def _attributes(
                 )
             number = pl.select(pl.when((number >= low) & (number <= high)).then(number)).to_series()
         if card.unknown:
-            hidden = int(number.is_in(list(card.unknown)).sum())
+            stands = number.is_in([float(value) for value in card.unknown])
+            hidden = int(stands.sum())
             if hidden:
                 meant = ", ".join(f"{value:g}" for value in card.unknown)
                 notes.append(f"{hidden:,} values of {name} are {meant}, which stands for unknown.")
-            number = pl.select(pl.when(~number.is_in(list(card.unknown))).then(number)).to_series()
+            number = pl.select(pl.when(~stands).then(number)).to_series()
         columns.append(number.alias(ATTRIBUTE + name))
         if card.cut and f"{name}_group" not in present:
             columns.append(_cut(number, card).alias(f"{ATTRIBUTE}{name}_group"))
