@@ -9,6 +9,7 @@ import typer
 
 from fmcache.cli.options import CacheDir, Debug, Form, cache_path, settings
 from fmcache.cli.root import app
+from fmcache.cli.sample_options import AllowLeakage, Balance, Split, SplitSeed, Task, Uncertain
 from fmcache.output import Bar, Format, emit, say
 
 
@@ -84,6 +85,12 @@ def extract(
         float, typer.Option(min=0, max=1, help="Stop when more than this share is rejected.")
     ] = 0.01,
     retry_rejected: Annotated[bool, typer.Option(help="Try quarantined inputs again.")] = False,
+    task: Task = "full",
+    uncertain: Uncertain = None,
+    split: Split = None,
+    split_seed: SplitSeed = 0,
+    balance: Balance = None,
+    allow_leakage: AllowLeakage = False,
     dry_run: Annotated[bool, typer.Option(help="Say what would be done.")] = False,
     cache: CacheDir = None,
     form: Form = Format.auto,
@@ -91,6 +98,7 @@ def extract(
 ) -> None:
     """Run frozen models once over a dataset and store the embeddings. Resumes, appends, quarantines."""
     from fmcache.extract.command import extract_command
+    from fmcache.extract.dataset import SampleOptions
 
     known = settings()
     with Bar() as bar:
@@ -115,6 +123,7 @@ def extract(
             max_reject=max_reject,
             retry_rejected=retry_rejected,
             dry_run=dry_run,
+            samples=SampleOptions(task, uncertain, split, split_seed, balance, allow_leakage),
             progress=bar,
         )
     for sentence in summary.sentences():

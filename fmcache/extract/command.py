@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from fmcache.errors import MissingExtra, UsageError
-from fmcache.extract.dataset import load_dataset
+from fmcache.extract.dataset import SampleOptions, load_dataset
 from fmcache.extract.options import ExtractOptions, ExtractSummary
 from fmcache.extract.plan import parse_shard
 from fmcache.extract.preprocess import Preprocess, fairmedfm_preprocess
 from fmcache.extract.registry import load_model, resolve_model
+from fmcache.extract.sample_counts import count_lines
 from fmcache.progress import Progress, Silent
 from fmcache.settings import Settings
 from fmcache.store.cache import open_cache
@@ -42,6 +43,7 @@ def extract_command(
     max_reject: float = 0.01,
     retry_rejected: bool = False,
     dry_run: bool = False,
+    samples: SampleOptions | None = None,
     progress: Progress | None = None,
 ) -> ExtractSummary:
     """Resolve everything that can be wrong before a weight is read, then run.
@@ -54,7 +56,9 @@ def extract_command(
     cards = [resolve_model(name) for name in dict.fromkeys(models)]
     files = _checkpoints(checkpoint, [card.id for card in cards], list(models), settings)
     part = parse_shard(shard) if shard else None
-    data = load_dataset(dataset, root=root, settings=settings)
+    data = load_dataset(dataset, root=root, settings=settings, options=samples)
+    for line in [*data.notes, *count_lines(data.card["counts"])]:
+        progress.note(line)
     seen = _preprocess(preprocess, data.name)
     try:
         import torch

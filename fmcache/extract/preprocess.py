@@ -38,7 +38,7 @@ _FAIRMEDFM_GREY = {
     **dict.fromkeys(("mimic", "chexpert", "covid-ct-md", "adni"), (0.5056, 0.252)),
     "gf3300": (0.2756, 0.1708),
 }
-_FAIRMEDFM_CLIP = ("ham10000", "papila", "brset", "fairvlmed10k")
+_FAIRMEDFM_CLIP = ("ham10000", "papila", "brset", "fairvlmed")
 
 
 @dataclass(frozen=True)

@@ -81,12 +81,17 @@ def check_samples(
             f"There is no uncertainty policy {uncertain!r}.", f"Policies: {', '.join(POLICIES)}."
         )
     columns = []
+    doubts: dict[str, dict[str, int]] = {}
     for name in [name for name in table.columns if name.startswith(LABEL)]:
         card = cards.get(name.removeprefix(LABEL), LabelCard())
         if card.codes or card.uncertain:
-            columns.append(_coded_label(table[name], what, card, uncertain or card.policy, notes))
+            columns.append(_coded_label(table[name], what, card, uncertain or card.policy, doubts))
         else:
             columns.append(_blank(_label(table[name], what), card))
+    for policy, counts in doubts.items():
+        became = {"u-ignore": "unknown", "u-zero": "0", "u-one": "1"}[policy]
+        each = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        notes.append(f"Uncertain values count as {became} ({policy}): {each}.")
     values = _attributes(table, what, attributes, notes)
     _note_changing(table["patient_id"], values, notes)
     head = [*_TEXT[:2], "path", "split", *(["study_id"] if "study_id" in table.columns else [])]
@@ -133,7 +138,9 @@ def _is_known(code: str, names: Mapping[str, str]) -> bool:
     return True
 
 
-def _coded_label(column: pl.Series, what: str, card: LabelCard, policy: str, notes: list[str]) -> pl.Series:
+def _coded_label(
+    column: pl.Series, what: str, card: LabelCard, policy: str, doubts: dict[str, dict[str, int]]
+) -> pl.Series:
     """Raw codes → 0, 1 or null, by the card's table and its rule for uncertain ones."""
     texts = column.cast(pl.String).str.strip_chars().replace("", None)
     counts = texts.drop_nulls().value_counts(sort=True)
@@ -143,8 +150,7 @@ def _coded_label(column: pl.Series, what: str, card: LabelCard, policy: str, not
         count for code, count in counts.iter_rows() if _is_known(code, dict.fromkeys(card.uncertain, ""))
     )
     if perhaps:
-        became = {"u-ignore": "unknown", "u-zero": "0", "u-one": "1"}[policy]
-        notes.append(f"{perhaps:,} uncertain values of {column.name} count as {became} ({policy}).")
+        doubts.setdefault(policy, {})[column.name.removeprefix(LABEL)] = perhaps
     values = texts.replace_strict(list(meaning), list(meaning.values()), default=None, return_dtype=pl.Int8)
     return _blank(values, card, texts.is_null())
 
@@ -213,7 +219,11 @@ def _check_columns(table: pl.DataFrame, what: str) -> None:
 
 
 def _check_paths(paths: pl.Series, what: str) -> None:
-    problems = [path_problem(path or "") for path in paths]
+    # nearly every path is harmless, and there are hundreds of thousands: only the others are looked at one by one
+    odd = paths.fill_null("").str.contains(r"^$|\x00|^[/\\]|^[A-Za-z]:|\.\.")
+    problems = [
+        path_problem(path or "") if doubtful else "" for path, doubtful in zip(paths, odd, strict=True)
+    ]
     for problem in sorted(set(problems) - {""}):
         bad = pl.Series([one == problem for one in problems])
         _refuse(bad, what, f"a path that {problem}", "Paths are relative to the root and stay below it.")
