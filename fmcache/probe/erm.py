@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from fmcache.errors import UsageError
 from fmcache.probe.logistic import fit_logistic
+from fmcache.probe.minibatch import RECIPES, fit_minibatches
 from fmcache.probe.problem import Method, Problem, Solution
+from fmcache.probe.ridge import fit_ridge
 from fmcache.shapes import Float
 
 
@@ -33,7 +34,9 @@ def fit_weighted(problem: Problem, weights: Float[np.ndarray, "n c"]) -> Solutio
         if problem.precision != "float32":
             facts["excess"] = float(fit.excess.max())  # of the objective, over its float32 optimum, in nats
         return Solution(hyper, fit.w, fit.b, converged=fit.converged, facts=facts)
-    raise UsageError(f"The protocol {problem.protocol} is not known.", "It is convex, paper or fairmedfm.")
+    if problem.protocol == "ridge":
+        return fit_ridge(problem, weights)
+    return fit_minibatches(problem, weights, RECIPES[problem.protocol])
 
 
 ERM = Method(

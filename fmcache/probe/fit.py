@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from fmcache.probe.centred import Matrix
-from fmcache.probe.front import front_of
+from fmcache.probe.matrix import linear
+from fmcache.probe.mitigation.front import choose_front, front_rows
 from fmcache.probe.penalties import Choice, choose
 from fmcache.probe.pooling import pool
 from fmcache.probe.problem import Method, Problem, Rows, Solution
@@ -64,6 +65,19 @@ def solve(
     group = val.group[rows[first]]
     y_val = val.y[rows[first]]
     choice = choose(z, y_val, group if select == "worst" else None)
+    front: tuple[Mapping[str, Any], ...] = ()
+    if "coefficient" in solution.hyper[0]:
+        criterion = "auc_worst" if select == "worst" else method.criterion
+        reached = choose_front(z, y_val, group, len(problem.groups), solution.hyper, criterion)
+        by_column = zip(reached.val, reached.kept.T, reached.chosen, strict=True)
+        value = np.array([getattr(of, criterion)[list(kept).index(best)] for of, kept, best in by_column])
+        choice = Choice(reached.chosen, value, (criterion,) * c)
+        test = np.flatnonzero(np.any(~np.isnan(everyone.y), axis=1))
+        of_test, at = pooled_rows(everyone.sample[test])
+        all_test = score(solution, everyone.x, test, everyone.group if see else None, c)
+        kept = pool(all_test, of_test, problem.slices)[:, reached.kept, np.arange(c)]
+        told = (kept, everyone.y[test[at]], everyone.group[test[at]])
+        front = tuple(front_rows(reached, problem.columns, solution.hyper, *told, len(problem.groups)))
     edge = m > 1
     choices = tuple(
         {
@@ -76,15 +90,6 @@ def solve(
         for column, index in enumerate(choice.index)
     )
     w, b = _chosen(solution, choice)
-    front: tuple[Mapping[str, Any], ...] = ()
-    if "coefficient" in solution.hyper[0]:
-        test = np.flatnonzero(~np.isnan(everyone.y).all(axis=1))
-        of_test, at = pooled_rows(everyone.sample[test])
-        z_test = pool(
-            score(solution, everyone.x, test, everyone.group if see else None, c), of_test, problem.slices
-        )
-        measured = (z_test, everyone.y[test[at]], everyone.group[test[at]])
-        front = tuple(front_of(solution.hyper, problem.columns, (z, y_val, group), measured))
     every = np.arange(len(everyone.sample))
     if w is not None and b is not None:
         flat = linear(everyone.x, every, w, b)
@@ -122,17 +127,6 @@ def score(
         known = np.full(len(part), -1) if group is None else group[part]
         parts.append(np.asarray(solution.logits(np.asarray(x[part], np.float32), known), np.float64))
     return np.concatenate(parts) if parts else np.empty((0, len(solution.hyper), columns))
-
-
-def linear(
-    x: Matrix, rows: Int[np.ndarray, " r"], w: Float[np.ndarray, "c d"], b: Float[np.ndarray, " c"]
-) -> Float[np.ndarray, "r c"]:
-    """Logits of some rows in float64."""
-    out = np.empty((len(rows), len(w)))
-    for start in range(0, len(rows), _ROWS):
-        part = slice(start, start + _ROWS)
-        out[part] = x[rows[part]].astype(np.float64) @ w.T + b
-    return out
 
 
 def _chosen(solution: Solution, choice: Choice) -> tuple[np.ndarray | None, np.ndarray | None]:

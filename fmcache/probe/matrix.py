@@ -137,6 +137,17 @@ def loaded(x: Matrix) -> Float[np.ndarray, "n d"]:
     return out
 
 
+def linear(
+    x: Matrix, rows: Int[np.ndarray, " r"], w: Float[np.ndarray, "c d"], b: Float[np.ndarray, " c"]
+) -> Float[np.ndarray, "r c"]:
+    """Logits of some rows in float64."""
+    out = np.empty((len(rows), len(w)))
+    for start in range(0, len(rows), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        out[part] = x[rows[part]].astype(np.float64) @ w.T + b
+    return out
+
+
 def moments(
     x: Matrix, rows: Int[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
