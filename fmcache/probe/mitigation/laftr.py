@@ -26,7 +26,7 @@ import numpy as np
 from fmcache.probe.mitigation.minibatch import Recipe, draw_shuffled, standardise, train
 from fmcache.probe.problem import Method, Problem, Solution
 
-WIDTH, HIDDEN = 32, 32
+WIDTH, HIDDEN = 8, 32
 
 
 def losses(params: Any, reversal: Any, batch: Any) -> tuple[Any, Any]:

@@ -139,10 +139,10 @@ def equal_odds(
     there = [g for g in range(groups) if 0 < y[code == g].sum() < (code == g).sum()]
     (whole,) = equalise_odds([roc_hull(z, y)])
     out = [whole] * (groups + 1)
-    for g, mixture in zip(
-        there, equalise_odds([roc_hull(z[code == g], y[code == g]) for g in there]), strict=True
-    ):
-        out[g] = mixture
+    if there:
+        curves = [roc_hull(z[code == g], y[code == g]) for g in there]
+        for g, mixture in zip(there, equalise_odds(curves), strict=True):
+            out[g] = mixture
     return out
 
 
