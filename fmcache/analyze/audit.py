@@ -2,56 +2,89 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
-import pyarrow as pa
 
 from fmcache.analyze.evaluate import Evaluation, evaluate
-from fmcache.analyze.groups import MISSING_WORDS, MOST_NUMBERS
+from fmcache.analyze.groups import Bins, parse_bins
+from fmcache.analyze.metrics import DEFINITION
+from fmcache.analyze.multiclass import class_columns, multiclass_rows
+from fmcache.analyze.reading import (
+    attribute,
+    attribute_columns,
+    number,
+    read_any,
+    require,
+    sample_ids,
+    splits,
+    text,
+    truth,
+)
 from fmcache.analyze.thresholds import fixed_threshold
 from fmcache.errors import UsageError
 from fmcache.store.cache import Cache
-from fmcache.store.schema import ATTRIBUTE, RESULT_COLUMNS
-
-SPLITS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val",
-    "dev": "val", "test": "test", "testing": "test",
-}  # fmt: skip
-TRUTH = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
+from fmcache.store.schema import ATTRIBUTE, PREDICTION_COLUMNS, RESULT_COLUMNS
 
 
 def audit(
-    table: str | Path | pl.DataFrame | pa.Table,
+    table: Any,
     *,
-    label: str,
-    score: str,
+    label: str | Sequence[str],
+    score: str | Sequence[str],
+    by: Sequence[str],
+    patient: str | None = None,
+    **options: Any,
+) -> pl.DataFrame:
+    """All metrics and disparities of a table of predictions, with intervals; see `audit_table` for the options.
+
+    Parameters
+    ----------
+    table : a polars, pandas or Arrow table, a DuckDB relation, or the path of a CSV, Parquet or Arrow file.
+
+    Returns
+    -------
+    polars.DataFrame : one row a number (RESULT_COLUMNS); the first rows are findings, problems first.
+    """
+    return audit_table(table, label=label, score=score, by=by, patient=patient, **options).results
+
+
+def audit_table(
+    table: Any,
+    *,
+    label: str | Sequence[str],
+    score: str | Sequence[str],
     by: Sequence[str],
     patient: str | None = None,
     split: str | None = None,
     threshold: str = "0.5",
-    draws: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
+    bins: Sequence[str] | Mapping[str, Bins] = (),
+    definition: str | Sequence[str] = DEFINITION,
     cache: Cache | None = None,
     model: str = "external",
     dataset: str | None = None,
+    curves: Path | None = None,
+    **setting: Any,
 ) -> Evaluation:
-    """All metrics and disparities of a table of predictions, one row a prediction.
+    """All metrics and disparities of a table of predictions, one row a sample.
 
     Parameters
     ----------
     table : FILE.csv, .tsv, .parquet, .arrow or .feather, or a table in memory.
-    label : column of the truth: 0/1 or true/false; empty = not known, left out.
+    label : column of the truth: 0/1 or true/false; empty = not known, left out. Several labels need as many scores.
+    With one label and several scores, the label holds class names and every class has a score.
     score : column of the prediction: a probability, another number, or a decision (0/1, true/false).
     by : attribute columns and intersections, ["sex", "sex*age_group"].
     patient : column of the patient; without it every row counts as its own patient, and a finding says so.
     split : column with train, val, test; metrics are those of test. Without it every row is a test row.
-    threshold : a number, or a policy that needs ``val`` rows.
+    threshold : a number, or a policy that needs ``val`` rows. bins : ["age=40:60"], where numbers are cut.
+    definition : one or several of `definitions.DEFINITIONS`.
     cache : keeps the predictions (usage ``external``) and the results. model, dataset : the names they get there;
     the dataset's default is the file's name.
+    curves : a .parquet or .csv file for the curves by group.
+    setting : draws, level, seed, reference, tolerance, family, …; see `cases.Setting`.
 
     Raises
     ------
@@ -62,150 +95,73 @@ def audit(
     Ids stay text (007 is not 7). Empty cells and the words in `groups.MISSING_WORDS` are missing attributes.
     """
     fixed_threshold(threshold)
-    raw = _read(table)
+    cuts = dict(bins) if isinstance(bins, Mapping) else dict(parse_bins(one) for one in bins)
+    raw = read_any(table)
     if raw.is_empty():
         raise UsageError("The table has no rows.", f"Columns: {', '.join(raw.columns[:12])}.")
-    attributes = list(dict.fromkeys(part.strip() for one in by for part in one.split("*")))
-    derived = "age_group" in attributes and "age_group" not in raw.columns and "age" in raw.columns
-    columns = [("age" if derived and name == "age_group" else name) for name in attributes]
-    for name in (label, score, *columns, *(name for name in (patient, split) if name)):
-        _require(name, raw)
-    ids = raw["sample_id"].cast(pl.String) if "sample_id" in raw.columns else None
-    if ids is None or ids.null_count() or ids.n_unique() < len(ids):
-        width = len(str(len(raw)))
-        ids = pl.Series([f"{k:0{width}d}" for k in range(len(raw))])
-    y, p = _truth(raw[label], label), _number(raw[score], score)
-    predictions = pl.DataFrame(
-        {
-            "sample_id": ids,
-            "patient_id": _text(raw[patient]) if patient else pl.Series([None] * len(raw), dtype=pl.String),
-            "split": _splits(raw[split], split) if split else pl.Series(["test"] * len(raw)),
-            "label": pl.Series([label] * len(raw)),
-            "seed": pl.Series([0] * len(raw), dtype=pl.Int32),
-            "y": y,
-            "score": p,
-            "logit": pl.Series([None] * len(raw), dtype=pl.Float64),
-            **{ATTRIBUTE + name: _attribute(raw[name]) for name in dict.fromkeys(columns)},
-        }
-    )
+    labels = [label] if isinstance(label, str) else list(label)
+    scores = [score] if isinstance(score, str) else list(score)
+    columns = attribute_columns(raw, list(by), set(cuts))
+    for name in (
+        *labels,
+        *(one.rpartition("=")[2] for one in scores),
+        *(one for one in (patient, split) if one),
+    ):
+        require(name, raw)
+    base = {
+        "sample_id": sample_ids(raw),
+        "patient_id": text(raw[patient]) if patient else pl.Series([None] * len(raw), dtype=pl.String),
+        "split": splits(raw[split], split) if split else pl.Series(["test"] * len(raw)),
+        **{ATTRIBUTE + name: attribute(raw[name]) for name in columns},
+    }
+    classes = class_columns(raw, labels, scores)
+    if classes:
+        said = text(raw[labels[0]])
+        pairs = [
+            (
+                f"{labels[0]}={name}",
+                (said == name).cast(pl.Float32).fill_null(float("nan")),
+                number(raw[column], column),
+            )
+            for name, column in classes.items()
+        ]
+    else:
+        pairs = [
+            (name, truth(raw[name], name), number(raw[column], column))
+            for name, column in zip(labels, scores, strict=True)
+        ]
+    predictions = pl.concat(_one_label(base, *pair) for pair in pairs)
     info = {
         "model": model,
         "dataset": dataset or (Path(table).name.split(".")[0] if isinstance(table, str | Path) else "table"),
         "usage": "external",
         "method": "",
         "seeds": [0],
-        "labels": [label],
-        "attributes": list(dict.fromkeys(columns)),
+        "labels": [name for name, _, _ in pairs],
+        "attributes": columns,
         "threshold_policy": threshold,
-        "columns": {"label": label, "score": score, "patient": patient, "split": split},
+        "columns": {"label": labels, "score": scores, "patient": patient, "split": split},
     }
+    run_id = cache.publish_run(info, predictions) if cache is not None else ""
     outcome = evaluate(
-        predictions, by=list(by), threshold_policy=threshold, draws=draws, level=level, seed=seed, info=info
-    )
-    if cache is None:
-        return outcome
-    run_id = cache.publish_run(info, predictions)
-    results = outcome.results.with_columns(pl.lit(run_id).alias("run_id")).select(list(RESULT_COLUMNS))
-    cache.publish_results(run_id, results)
-    return Evaluation(results, outcome.findings)
-
-
-def _read(table: str | Path | pl.DataFrame | pa.Table) -> pl.DataFrame:
-    if isinstance(table, pl.DataFrame):
-        return table
-    if isinstance(table, pa.Table):
-        return pl.DataFrame(table)
-    path = Path(table)
-    if not path.is_file():
-        raise UsageError(f"There is no file {path}.", "", "Give a CSV, Parquet or Arrow file.")
-    name = path.name.lower()
-    try:
-        if name.endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz")):
-            return pl.read_csv(path, infer_schema=False, separator="\t" if ".tsv" in name else ",")
-        if name.endswith(".parquet"):
-            return pl.read_parquet(path)
-        if name.endswith((".arrow", ".feather", ".ipc")):
-            return pl.read_ipc(path)
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read.", str(error).splitlines()[0][:200]) from None
-    raise UsageError(
-        f"{path} has an unknown ending.",
-        "Known: .csv, .tsv (also .gz), .parquet, .arrow, .feather, .ipc.",
-        "Save the table as CSV or Parquet.",
-    )
-
-
-def _require(name: str, table: pl.DataFrame) -> None:
-    if name not in table.columns:
-        close = difflib.get_close_matches(name, table.columns, n=1, cutoff=0.5)
-        raise UsageError(
-            f"There is no column {name}.",
-            f"Columns: {', '.join(table.columns[:20])}{' …' if len(table.columns) > 20 else ''}.",
-            f"Did you mean {close[0]}?" if close else "",
+        predictions, by=list(by), threshold_policy=threshold, definition=definition, info={**info, "run_id": run_id},
+        bins=cuts, curves=curves, **setting,
+    )  # fmt: skip
+    if classes:
+        more = multiclass_rows(
+            predictions, labels[0], list(classes), list(by), {**info, "run_id": run_id}, bins=cuts, **setting
         )
+        outcome = Evaluation(pl.concat([outcome.results, more]), outcome.findings)
+    if cache is not None:
+        cache.publish_results(run_id, outcome.results.select(list(RESULT_COLUMNS)))
+    return outcome
 
 
-def _text(column: pl.Series) -> pl.Series:
-    text = column.cast(pl.String).str.strip_chars()
-    return pl.select(pl.when(text == "").then(None).otherwise(text)).to_series()
-
-
-def _words(column: pl.Series) -> pl.Series:
-    """Lower-case text, null where the cell says that it is missing (-1 is a value here)."""
-    text = column.cast(pl.String).str.strip_chars().str.to_lowercase()
-    words = list(MISSING_WORDS - {"-1", "-1.0"})
-    return pl.select(pl.when(text.is_in(words)).then(None).otherwise(text)).to_series()
-
-
-def _truth(column: pl.Series, name: str) -> pl.Series:
-    words = _words(column)
-    y = words.replace_strict(TRUTH, default=None, return_dtype=pl.Float32)
-    wrong = words.filter(y.is_null() & words.is_not_null()).unique().sort()
-    if len(wrong):
-        # a few odd values help; many are probably ids or free text, which must not be repeated
-        shown = ", ".join(wrong.to_list()) if len(wrong) <= 5 else f"{len(wrong):,} other values"
-        raise UsageError(
-            f"The label {name} has to be 0 or 1.",
-            f"It also holds: {shown}.",
-            "Make a column that is 1 for the finding, 0 without it and empty where it is not known.",
-        )
-    if y.null_count() == len(y):
-        raise UsageError(f"The label {name} has no value in any row.")
-    return y.fill_null(float("nan"))
-
-
-def _number(column: pl.Series, name: str) -> pl.Series:
-    words = _words(column)
-    if column.dtype.is_numeric():
-        return column.cast(pl.Float64).fill_null(float("nan"))
-    decisions = words.replace({"true": "1", "false": "0"})
-    numbers = decisions.cast(pl.Float64, strict=False)
-    wrong = int((numbers.is_null() & words.is_not_null()).sum())
-    if wrong:
-        raise UsageError(
-            f"The score {name} has to be a number.",
-            f"{wrong:,} of {len(column):,} values are not.",
-            "Give the column of the predicted probability.",
-        )
-    return numbers.fill_null(float("nan"))
-
-
-def _splits(column: pl.Series, name: str) -> pl.Series:
-    words = _words(column)
-    wrong = words.filter(~words.is_in(list(SPLITS)) | words.is_null()).unique()
-    if len(wrong):
-        raise UsageError(
-            f"The split {name} has to be train, val or test.",
-            f"{len(wrong):,} other values, or empty cells, are there.",
-            "Rename them, or leave --split out to measure every row.",
-        )
-    return words.replace(SPLITS)
-
-
-def _attribute(column: pl.Series) -> pl.Series:
-    """Numbers if there are more of them than groups would have (an age); text otherwise."""
-    text = _words(column)
-    numbers = text.cast(pl.Float64, strict=False)
-    if numbers.n_unique() > MOST_NUMBERS and numbers.null_count() == text.null_count():
-        return numbers
-    return column if column.dtype.is_numeric() else column.cast(pl.String)
+def _one_label(base: dict[str, pl.Series], name: str, y: pl.Series, score: pl.Series) -> pl.DataFrame:
+    n = len(y)
+    columns = {
+        **base, "label": pl.Series([name] * n), "seed": pl.Series([0] * n, dtype=pl.Int32), "y": y, "score": score,
+        "logit": pl.Series([None] * n, dtype=pl.Float64),
+    }  # fmt: skip
+    order = [*PREDICTION_COLUMNS, *(one for one in columns if one.startswith(ATTRIBUTE))]
+    return pl.DataFrame(columns).select(order)

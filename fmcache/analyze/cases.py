@@ -125,7 +125,7 @@ def cases_of(
     groupings = [group_by(used, name, setting.bins) for name in names]
     codes = {f"_{k}": grouping.codes for k, grouping in enumerate(groupings)}
     bare = used.select("label", "seed", "split", "sample_id", "y", "score").with_columns(
-        pl.Series(_patient_codes(used)).alias("_patient"),
+        pl.Series(patient_codes(used)).alias("_patient"),
         *(pl.Series(name, one) for name, one in codes.items()),
     )
     patients = _measured_patients(bare, split)
@@ -154,7 +154,7 @@ def _splits_of(table: pl.DataFrame, label: object) -> list[str]:
     return table.filter(pl.col("label") == label)["split"].unique().drop_nulls().to_list()
 
 
-def _patient_codes(table: pl.DataFrame) -> Ints:
+def patient_codes(table: pl.DataFrame) -> Ints:
     """0 … in the order of the ids; a row without a patient is its own (one for all labels and seeds of a sample)."""
     named = pl.col("patient_id").is_not_null() & (pl.col("patient_id") != "")
     key = table.select(

@@ -20,8 +20,8 @@ from fmcache.analyze.areas import Floats
 from fmcache.analyze.cases import Case, Setting, threshold_columns
 from fmcache.analyze.metrics import METRICS
 from fmcache.analyze.multiplicity import benjamini_hochberg, holm, simultaneous
+from fmcache.analyze.references import choose
 from fmcache.analyze.rows import NAN, Rows
-from fmcache.errors import UsageError
 
 BELOW, ABOVE, UNDECIDED = "shown to be below", "shown to be above", "undecided"
 
@@ -37,65 +37,20 @@ class Member:
 
 
 def choose_references(cases: Sequence[Case], setting: Setting) -> dict[str, str]:
-    """attribute → reference group: the named one, or the one with most patients over all cases.
-
-    An intersection whose attributes are all named gets the intersection of their references.
+    """attribute → reference group over all cases; see `references`.
 
     Raises
     ------
     UsageError : a named attribute or group that is not there.
     """
-    chosen: dict[str, str] = {}
-    seen: dict[str, set[str]] = {}
-    for i, grouping in enumerate(cases[0].groupings):
-        if not i:
-            continue
-        patients: dict[str, int] = {}
-        for case in cases:
-            mine = case.groupings[i]
-            for g in mine.known:
-                patients[mine.names[g]] = patients.get(mine.names[g], 0) + case.size(mine, [g])["n_patients"]
-        seen[grouping.attribute] = set(patients)
-        parts = grouping.attribute.split("*")
-        joined = "*".join(setting.reference.get(part, "") for part in parts)
-        if grouping.attribute in setting.reference:
-            chosen[grouping.attribute] = setting.reference[grouping.attribute]
-        elif joined in patients:
-            chosen[grouping.attribute] = joined
-        elif patients:
-            chosen[grouping.attribute] = max(sorted(patients), key=lambda name: patients[name])
-    for attribute, group in setting.reference.items():
-        _check_reference(attribute, group, seen)
-    return chosen
-
-
-def _check_reference(attribute: str, group: str, seen: Mapping[str, set[str]]) -> None:
-    import difflib
-
-    within = {part for name in seen for part in name.split("*")}
-    if attribute not in seen and attribute not in within:
-        close = difflib.get_close_matches(attribute, [*seen], n=1)
-        raise UsageError(
-            f"The reference {attribute}={group} names no attribute of --by.",
-            f"Attributes: {', '.join(seen) or 'none'}.",
-            f"Did you mean {close[0]}?" if close else "",
-        )
-    there = seen.get(attribute) or {
-        name.split("*")[attributes.split("*").index(attribute)]
-        for attributes, names in seen.items()
-        if attribute in attributes.split("*")
-        for name in names
-    }
-    if group not in there:
-        lowered = {name.lower(): name for name in sorted(there)}
-        close = difflib.get_close_matches(group.lower(), [*lowered], n=1, cutoff=0.3)
-        starts = [name for low, name in lowered.items() if low.startswith(group.lower())]
-        near = starts or [lowered[one] for one in close]
-        raise UsageError(
-            f"The attribute {attribute} has no group {group!r}, which was to be the reference.",
-            f"Its groups: {', '.join(sorted(there))}.",
-            f"Did you mean {near[0]}?" if near else "",
-        )
+    patients: dict[str, dict[str, int]] = {}
+    for case in cases:
+        for grouping in case.groupings[1:]:
+            counts = patients.setdefault(grouping.attribute, {})
+            for g in grouping.known:
+                name = grouping.names[g]
+                counts[name] = counts.get(name, 0) + case.size(grouping, [g])["n_patients"]
+    return choose(patients, setting.reference)
 
 
 def two_sided(difference: float, se: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from scipy.special import ndtri
 from fmcache.analyze.areas import Floats, Ints
 from fmcache.analyze.bootstrap import Resamples
 from fmcache.analyze.cases import FLOOR, OVERALL, Case, Setting, cases_of, threshold_columns
+from fmcache.analyze.curves import curves as all_curves
+from fmcache.analyze.curves import write_curves
 from fmcache.analyze.definitions import check_definitions, other_rows
 from fmcache.analyze.differences import (
     UNDECIDED,
@@ -70,6 +73,7 @@ def evaluate(
     split: str = "test",
     threshold_policy: str = "youden",
     info: Mapping[str, Any] | None = None,
+    curves: Path | None = None,
     setting: Setting | None = None,
     **options: Any,
 ) -> Evaluation:
@@ -82,6 +86,7 @@ def evaluate(
     definition : one or several of `definitions.DEFINITIONS`.
     split : the rows that are measured. threshold_policy : see `thresholds`; chosen on ``val`` rows.
     info : run_id, model, dataset, usage, method, copied into the rows.
+    curves : a file for the curves by group (`curves`).
     setting, options : see `Setting`; options (draws, level, seed, permutations, floor, …) change single fields of it.
 
     Returns
@@ -106,6 +111,8 @@ def evaluate(
     names = list(dict.fromkeys(by)) if by is not None else attribute_names(measured, setting.bins)
     findings = data_findings(table, measured, names, setting.bins)
     cases, patients = cases_of(table, names, split, setting)
+    if curves is not None:
+        write_curves(all_curves(cases), curves)
     references = choose_references(cases, setting)
     resamples = Resamples(patients, setting.draws, setting.seed)
 

@@ -84,7 +84,7 @@ def setting_findings(
                 "note",
                 f"Holm's and Benjamini and Hochberg's p-values and the simultaneous bands are over {len(family)} "
                 f"differences to the reference: {', '.join(setting.family)}, by {', '.join(attributes)}, "
-                f"{_count(len(labels), 'label or seed', 'labels and seeds')}.",
+                f"{_count(len(labels), 'label', 'labels (or seeds of one)')}.",
             )
         )
     if not setting.exact:
@@ -101,11 +101,18 @@ def data_findings(
     ----------
     table : all predictions. measured : those of the split that is measured. by : attributes and intersections.
     """
-    found = [*_ids(table, measured), *_labels(measured), *_scores(measured)]
+    found = [*_labels(measured), *_scores(measured), *group_findings(table, measured, by, bins)]
+    return sorted(found, key=lambda finding: finding.rank)
+
+
+def group_findings(
+    table: pl.DataFrame, measured: pl.DataFrame, by: list[str], bins: Mapping[str, Bins] | None = None
+) -> list[Finding]:
+    """Those about patients, splits and attributes, which need no label."""
+    found = [*_ids(table, measured)]
     for name in dict.fromkeys(part.strip().removeprefix(ATTRIBUTE) for one in by for part in one.split("*")):
         found += _attribute(measured, name, bins or {})
-    found += _ages(measured, bins or {})
-    return sorted(found, key=lambda finding: ORDER[finding.severity])
+    return [*found, *_ages(measured, bins or {})]
 
 
 def _ids(table: pl.DataFrame, measured: pl.DataFrame) -> Iterator[Finding]:
@@ -234,7 +241,7 @@ def _ages(measured: pl.DataFrame, bins: Mapping[str, Bins]) -> Iterator[Finding]
 def result_findings(results: pl.DataFrame, floor: int) -> list[Finding]:
     """What the numbers show: undefined groups, implausible areas, the largest gaps."""
     found = [*_small_groups(results, floor), *_implausible(results), *_largest_gaps(results)]
-    return sorted(found, key=lambda finding: ORDER[finding.severity])
+    return sorted(found, key=lambda finding: finding.rank)
 
 
 def _small_groups(results: pl.DataFrame, floor: int) -> Iterator[Finding]:

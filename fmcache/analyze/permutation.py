@@ -7,6 +7,7 @@ as many patients a group as before, as many of them with a positive as before, b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -48,22 +49,39 @@ def permuted(
     plan for all samples together gives every group of every permutation. Equal-mass bins and the start of the
     recalibration are therefore those of all samples.
     """
-    pairs, unit = np.unique(patient * groups + codes, return_inverse=True)
-    group = pairs % groups
-    ill = np.bincount(unit, y, len(pairs)) > 0
+    unit, units, weights = dealt_weights(y, patient, codes, groups, permutations, seed)
     everyone = Partition(np.zeros(len(y), np.int64), 1)
     prepared = plan(
-        y, score, unit, len(pairs), [everyone], threshold=threshold, probability=probability, exact=exact
+        y, score, unit, units, [everyone], threshold=threshold, probability=probability, exact=exact
     )
-    orders = _orders(ill.tobytes(), seed, permutations)
-    sorted_group = np.concatenate([group[ill], group[~ill]])
     pieces = []
-    a_time = max(2 * CHUNK // groups, 1)
-    for start in range(0, permutations, a_time):
-        some = orders[start : start + a_time]
-        flat = prepared.tally(_members(some, sorted_group, groups))
-        pieces.append(Tally(*(field.reshape(len(some), groups).T for field in vars(flat).values())))
+    for some in weights:
+        flat = prepared.tally(some)
+        pieces.append(Tally(*(field.reshape(-1, groups).T for field in vars(flat).values())))
     return concatenate(pieces, axis=1)
+
+
+def dealt_weights(
+    strata: Bools, patient: Ints, codes: Ints, groups: int, permutations: int, seed: int
+) -> tuple[Ints, int, Iterator[npt.NDArray[np.float32]]]:
+    """The units of the permutation, and the weights under which they are in each group.
+
+    Parameters
+    ----------
+    strata : [n]; a patient with a True sample stays among such patients.
+
+    Returns
+    -------
+    unit : [n], codes of (patient, group). units : how many. weights : chunks [units, permutations · groups], 0 or 1.
+    """
+    pairs, unit = np.unique(patient * groups + codes, return_inverse=True)
+    group = pairs % groups
+    ill = np.bincount(unit, strata, len(pairs)) > 0
+    orders = _orders(ill.tobytes(), seed, permutations)
+    dealt = np.concatenate([group[ill], group[~ill]])
+    a_time = max(2 * CHUNK // groups, 1)
+    chunks = (orders[start : start + a_time] for start in range(0, permutations, a_time))
+    return unit, len(pairs), (_members(some, dealt, groups) for some in chunks)
 
 
 @lru_cache(maxsize=4)

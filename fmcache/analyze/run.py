@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -23,14 +25,14 @@ def run_metrics(
     datasets: list[str] | None = None,
     by: Sequence[str] | None = None,
     threshold_policy: str = "youden",
-    draws: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
+    curves: Path | None = None,
     progress: Progress | None = None,
+    **options: Any,
 ) -> pl.DataFrame:
     """Results (RESULT_COLUMNS) of the chosen runs, all runs by default; each run's are published in the cache.
 
     A run that was audited from a table keeps the threshold policy of its audit: it may have no validation rows.
+    options : definition, draws, level, seed, reference, …; see `evaluate`. curves : a file for the curves by group.
     An attribute of `by` that a run's dataset lacks is left out for that run; one that no run has is an error.
 
     Raises
@@ -39,21 +41,21 @@ def run_metrics(
     UsageError : see `evaluate`.
     """
     progress = progress or Silent()
-    runs = _chosen(cache.runs(), models, datasets)
+    runs = chosen_runs(cache.runs(), models, datasets)
     progress.start("metrics", len(runs), "runs")
     tables: list[pl.DataFrame] = []
     used: set[str] = set()
     for run in runs:
         predictions = run.predictions()
-        mine = _present(predictions, by)
+        mine = present(predictions, by)
         used.update(mine or [])
         name = f"{run.info.get('model')} / {run.info.get('dataset')}"
         if by is not None and (absent := [one for one in by if one not in (mine or [])]):
             progress.note(f"{name} has no {', '.join(absent)}.")
         policy = str(run.info.get("threshold_policy") or threshold_policy)
         outcome = evaluate(
-            predictions, by=mine, threshold_policy=policy, draws=draws, level=level, seed=seed,
-            info={**run.info, "run_id": run.run_id},
+            predictions, by=mine, threshold_policy=policy, info={**run.info, "run_id": run.run_id},
+            curves=_file_of(curves, run, len(runs)), **_fitting(options, mine),
         )  # fmt: skip
         cache.publish_results(run.run_id, outcome.results)
         for finding in outcome.findings:
@@ -65,7 +67,23 @@ def run_metrics(
     return pl.concat(tables)
 
 
-def _chosen(runs: list[Run], models: list[str] | None, datasets: list[str] | None) -> list[Run]:
+def _file_of(curves: Path | None, run: Run, runs: int) -> Path | None:
+    """One file a run; with several runs their ids are part of the name."""
+    if curves is None or runs == 1:
+        return curves
+    return curves.with_name(f"{curves.stem}-{run.run_id}{curves.suffix}")
+
+
+def _fitting(options: Mapping[str, Any], by: Sequence[str] | None) -> dict[str, Any]:
+    """The options without references to attributes that this run lacks."""
+    if by is None or not options.get("reference"):
+        return dict(options)
+    here = {part.strip() for one in by for part in (one, *one.split("*"))}
+    return {**options, "reference": {k: v for k, v in options["reference"].items() if k in here}}
+
+
+def chosen_runs(runs: list[Run], models: list[str] | None, datasets: list[str] | None) -> list[Run]:
+    """The runs of the named models and datasets; MissingEntry with the nearest name if there are none."""
     if not runs:
         raise MissingEntry("The cache holds no runs.", "", "Type: fmcache probe lp")
     for field, wanted in (("model", models), ("dataset", datasets)):
@@ -84,7 +102,7 @@ def _chosen(runs: list[Run], models: list[str] | None, datasets: list[str] | Non
     return runs
 
 
-def _present(predictions: pl.DataFrame, by: Sequence[str] | None) -> list[str] | None:
+def present(predictions: pl.DataFrame, by: Sequence[str] | None) -> list[str] | None:
     """Those of `by` whose attributes the run has."""
     if by is None:
         return None
