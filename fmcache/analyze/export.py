@@ -17,7 +17,7 @@ from fmcache.analyze.report.build import choose_runs, write_text
 from fmcache.errors import UsageError
 from fmcache.store.sql_export import write_result
 
-# what → its kinds of file, the first one for stdout
+# what → its kinds of file
 KINDS: dict[str, tuple[str, ...]] = {
     "results": (".csv", ".parquet", ".json"),
     "table": (".md", ".tex"),
@@ -35,7 +35,7 @@ def export(
     min_cell: int = 11,
     intervals: bool = False,
 ) -> str | Path:
-    """Write `out`, or return the text if there is none.
+    """Write `out`, or return the text if there is none (of ``results`` as JSON).
 
     Parameters
     ----------
@@ -56,20 +56,31 @@ def export(
             f"It is written as {', '.join(kinds)}.",
             f"Type: fmcache export {what} --out {out.stem or what}{kinds[0]}",
         )
-    chosen = choose_runs(cache, runs, min_cell)
     if what == "results":
-        mine = cache.results().filter(pl.col("run_id").is_in([view.run_id for view in chosen.views]))
-        table = protected(mine, min_cell)
+        table = tidy(cache, runs, min_cell)
         if out is not None and kind != ".json":
             write_result(table.to_arrow(), out)
             return out
-        text = table.write_csv() if kind == ".csv" else _json([plain(row) for row in table.to_dicts()])
-    elif what == "table":
+        text = _json([plain(row) for row in table.to_dicts()])
+        return _done(text, out)
+    chosen = choose_runs(cache, runs, min_cell)
+    if what == "table":
         text = paper_tables(chosen.views, "latex" if kind == ".tex" else "markdown", intervals)
     elif what == "model-index":
         text = model_index(chosen.views)
     else:
         text = _json(plain(audit_record(cache, chosen.views, chosen.warnings, min_cell)))
+    return _done(text, out)
+
+
+def tidy(cache: Any, runs: Sequence[str] | None = None, min_cell: int = 11) -> pl.DataFrame:
+    """The results of the runs, small cells suppressed; see `protected`."""
+    chosen = choose_runs(cache, runs, min_cell)
+    mine = cache.results().filter(pl.col("run_id").is_in([view.run_id for view in chosen.views]))
+    return protected(mine, min_cell)
+
+
+def _done(text: str, out: Path | None) -> str | Path:
     if out is None:
         return text
     write_text(out, text)

@@ -19,6 +19,7 @@ import polars as pl
 from markupsafe import Markup
 
 from fmcache.analyze.report import figures, sentences, series, tables
+from fmcache.analyze.report.checklists import checklists
 from fmcache.analyze.report.compare import Comparison, comparisons, consistency_sentence, front_sentence
 from fmcache.analyze.report.compare_figures import consistency_figure, front_figure
 from fmcache.analyze.report.explorer import Explorer, explore
@@ -211,6 +212,7 @@ def render(
         undrawn=len(chosen.views) - len(sections),
         verdicts=sentences.VERDICTS,
         truths=found,
+        checklists=checklists(chosen.views, min_cell),
         without=chosen.without,
         min_cell=min_cell,
         models=_names(view.text("model") for view in chosen.views),
@@ -233,7 +235,10 @@ def _compared(i: int, one: Comparison) -> Compared:
     title = f"{one.study}, by {one.attribute}"
     if len(one.points) > 1:
         drawing = front_figure(one, f"AUC and its gap, {title}", f"c{i}-front")
-        drawn.append(Drawing("Utility and fairness", drawing, front_sentence(one)))
+        reading = front_sentence(one)
+        if one.paths:
+            reading += " Thin lines join what a method reaches with each of its coefficients."
+        drawn.append(Drawing("Utility and fairness", drawing, reading))
     if len({pair.name for pair in one.pairs}) > 1:
         drawing = consistency_figure(one, f"AUC of two groups, {title}", f"c{i}-same")
         drawn.append(Drawing("Whom the models serve better", drawing, consistency_sentence(one)))
@@ -306,7 +311,7 @@ def _section(cache: CacheLike, identity: str, view: View, predictions: pl.DataFr
             _block(f"{identity}-{i + 1}", view, attribute, rows, whole, floor)
             for i, attribute in enumerate(view.attributes)
         ],
-        provenance=provenance(cache, view),
+        provenance=provenance(cache, view, floor),
         command=_command(view),
     )
 

@@ -30,6 +30,15 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Path:
+    """What one method reached on the test rows with each coefficient: (coefficient, AUC, AUC gap), rising."""
+
+    name: str
+    slot: int
+    steps: Sequence[tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
 class Pair:
     """One view in the consistency plot: the AUC of the reference group and that of another."""
 
@@ -49,6 +58,7 @@ class Comparison:
     points: Sequence[Point]
     reference: str
     pairs: Sequence[Pair]
+    paths: Sequence[Path] = ()
 
 
 def studies(views: Sequence[View]) -> list[list[View]]:
@@ -98,7 +108,28 @@ def _compare(study: Sequence[View], name: str) -> Comparison:
     )
     reference, pairs = _pairs(having)
     head = study[0]
-    return Comparison(" · ".join((head.text("dataset"), head.label)), spoken(name), points, reference, pairs)
+    paths = [
+        Path(title, models.index(view.text("model")), steps)
+        for title, view, attribute in having
+        if len(steps := _steps(view, attribute)) > 1
+    ]
+    study_name = " · ".join((head.text("dataset"), head.label))
+    return Comparison(study_name, spoken(name), points, reference, pairs, paths)
+
+
+def _steps(view: View, attribute: Attribute) -> list[tuple[float, float, float]]:
+    """The front that the run stored for the attribute it was trained with; none if a group is hidden."""
+    if view.text("attribute") != attribute.name or attribute.hidden:
+        return []
+    rows = view.info.get("front")
+    found = [
+        (float(row["coefficient"]), float(row["auc"]), float(row["auc_gap"]))
+        for row in (rows if isinstance(rows, (list, tuple)) else ())
+        if (row["label"], row["seed"], row["split"]) == (view.label, view.seed, view.split)
+        and row["auc"] is not None
+        and row["auc_gap"] is not None
+    ]
+    return sorted(found)
 
 
 def _numbers(view: View, attribute: Attribute) -> tuple[Number, Number, Number]:

@@ -30,8 +30,9 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 def front_figure(one: Comparison, title: str, identity: str) -> Markup:
     """Overall AUC against its gap, the gap growing downwards: the upper right corner is good and fair."""
-    across = ticks(*_ends(x for p in one.points for x in (p.utility.value,)))
-    down = ticks(0.0, max(p.gap.value for p in one.points))
+    steps = [step for path in one.paths for step in path.steps]
+    across = ticks(*_ends([*(p.utility.value for p in one.points), *(auc for _, auc, _ in steps)]))
+    down = ticks(0.0, max([*(p.gap.value for p in one.points), *(gap for *_, gap in steps)]))
     x = Scale(across[0], across[-1], _LEFT, _RIGHT - 6)
     y = Scale(down[0], down[-1], _TOP, _TOP + _PLOT)
     parts = _axes(x, y, across, down, "Overall AUC, better →", "AUC gap, fairer →")
@@ -43,6 +44,12 @@ def front_figure(one: Comparison, title: str, identity: str) -> Markup:
             (x(after.utility.value), y(after.gap.value)),
         ]
     parts.append(polyline(corners, "curve front", "5 4"))
+    for path in one.paths:
+        slot = path.slot % SLOTS
+        parts.append(polyline(((x(auc), y(gap)) for _, auc, gap in path.steps), f"curve thin s{slot}"))
+        for coefficient, auc, gap in path.steps:
+            words = f"{path.name}, coefficient {coefficient:g}: AUC {decimal(auc)}, gap {decimal(gap)}"
+            parts.append(mark(0, x(auc), y(gap), f"mark s{slot}", 2.5, words))
     numbered = list(enumerate(one.points, 1))
     for number, point in sorted(numbered, key=lambda pair: pair[1].best):
         words = _words(point)
@@ -62,6 +69,8 @@ def front_figure(one: Comparison, title: str, identity: str) -> Markup:
         parts.append(label(12, bottom + 8, f"{len(numbered) - len(listed)} more, off the front", "tick"))
         bottom += 16
     told = "; ".join(f"{n}: {_words(p)}" for n, p in numbered)
+    if one.paths:
+        told += f". Thin lines: the coefficients of {', '.join(path.name for path in one.paths)}"
     return figure(
         WIDTH,
         bottom,

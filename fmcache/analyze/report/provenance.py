@@ -1,9 +1,9 @@
-"""Where each number comes from, in lines of (name, value). Only named fields are read: no path, no id."""
+"""Where each number comes from. Only named fields are read, so that no path and no id gets out."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -12,59 +12,126 @@ from fmcache.analyze.report.views import View
 from fmcache.analyze.report.wording import count, decimal, policy_text, short
 from fmcache.errors import FmcacheError
 
-USAGES = {"lp": "linear probe", "external": "predictions brought by the user"}
+USAGES = {
+    "lp": "linear probe on frozen embeddings",
+    "clip-zs": "zero-shot, by the similarity of image and text",
+    "clip-adapt": "CLIP-Adapter",
+    "external": "predictions brought by the user",
+}
 METHODS = {"erm": "no mitigation (ERM)"}
 SPLITS = ("train", "val", "test")
+JOULE_PER_WH = 3600
+# of a run's info: what goes into the machine-readable record as it is
+RECORDED = (
+    "usage", "method", "kind", "key", "keys", "dataset_digest", "data_digest", "train_dataset", "protocol", "objective",
+    "attribute", "attribute_in_training", "attribute_at_test", "configuration", "split_policy", "leaking_patients",
+    "allow_leakage", "seeds", "n", "n_missing", "n_synthetic", "d", "seconds", "versions", "created",
+)  # fmt: skip
 
 
 def facts(cache: Any, view: View, predictions: pl.DataFrame, floor: int) -> list[tuple[str, str]]:
     """What was measured, for the head of a section."""
-    weights = model_document(cache, view)
+    entry = _entry(cache, view)
     lines = [
         ("Model", view.text("model")),
-        ("Weights", _weights(weights)),
+        ("Weights", _weights(_document(entry))),
         ("Dataset", view.text("dataset")),
         ("Label", view.label),
         ("How the model is used", _explained(view.text("usage"), USAGES)),
         ("Method", _explained(view.text("method"), METHODS)),
         ("Evaluated on", _evaluated(view)),
         ("Images by split", ", ".join(_splits(view, predictions, floor))),
-        ("Threshold", f"{decimal(view.threshold)}, {policy_text(view.policy)}"),
+        ("Threshold", _threshold(view)),
+        ("Extraction", _extraction(entry)),
     ]
     return [(name, value) for name, value in lines if value]
 
 
-def provenance(cache: Any, view: View) -> list[tuple[str, str]]:
+def provenance(cache: Any, view: View, floor: int) -> list[tuple[str, str]]:
     """What is needed to get the same numbers again."""
-    info = view.info
-    versions = info.get("versions")
+    info, entry = view.info, _entry(cache, view)
     lines = [
         ("Run", view.run_id),
-        ("Entry key", short(info.get("key"))),
-        ("Dataset digest", short(info.get("dataset_digest"))),
-        ("Weights SHA-256", str(_find(model_document(cache, view), "weights_sha256") or "")),
+        ("Entry key", short(info.get("key")) if info.get("key") else ""),
+        ("Weights SHA-256", str(_find(_document(entry), "weights_sha256") or "")),
+        ("Dataset digest", str(info.get("dataset_digest") or "")),
+        ("Data digest", str(info.get("data_digest") or "")),
+        ("Split", _split(info)),
         ("Definition of the metrics", " ".join([view.definition, *_others(view)])),
+        ("Threshold", _threshold(view)),
         ("Seeds", _seeds(view)),
         ("Interval", _interval(view)),
-        ("Probe", _scalars(info.get("parameters"))),
-        ("Versions", _scalars(versions)),
+        ("Small cells", _suppression(view, floor)),
+        ("Protocol", ": ".join(str(info[k]) for k in ("protocol", "objective") if info.get(k))),
+        ("Sensitive attribute in training", _attribute_use(info)),
+        ("Images without an embedding", count(info["n_missing"]) if info.get("n_missing") else ""),
+        ("Versions, evaluation", _scalars(info.get("versions"))),
+        ("Versions, extraction", _scalars(_sources(entry).get("versions"))),
+        ("Device", str(_sources(entry).get("device_name") or _sources(entry).get("device") or "")),
+        ("Time and energy of the extraction", _extraction(entry)),
         ("Run created", str(info.get("created") or "")),
     ]
     return [(name, value) for name, value in lines if value]
 
 
-def model_document(cache: Any, view: View) -> Mapping[str, Any]:
-    """The key document of the embeddings behind a run; empty for predictions that came from elsewhere."""
+def provenance_document(cache: Any, view: View) -> dict[str, Any]:
+    """The same for machines: the run's own fields, the embeddings' key document, and how they were made."""
+    entry = _entry(cache, view)
+    made = _sources(entry)
+    return {
+        "run": {name: view.info[name] for name in RECORDED if name in view.info},
+        "weights_sha256": _find(_document(entry), "weights_sha256"),
+        "model_document": dict(_document(entry)),
+        "extraction": {
+            name: made[name] for name in ("device", "device_name", "energy_joule", "seconds", "images", "versions")
+            if name in made
+        },
+    }  # fmt: skip
+
+
+def _entry(cache: Any, view: View) -> Any:
+    """The embeddings behind a run; None for predictions that came from elsewhere."""
     if not hasattr(cache, "entry") or not view.text("key"):
-        return {}
+        return None
     try:
-        entry = cache.entry(
+        return cache.entry(
             view.text("model"), view.text("dataset"), view.text("kind") or "image", key=view.text("key")
         )
     except FmcacheError:  # the embeddings may be gone; the run and its results still stand
-        return {}
-    document = entry.document
+        return None
+
+
+def _document(entry: Any) -> Mapping[str, Any]:
+    document = getattr(entry, "document", None)
     return document if isinstance(document, Mapping) else {}
+
+
+def _sources(entry: Any) -> dict[str, Any]:
+    """How the embeddings were made: of the first segment, with images, seconds and joules of all."""
+    made: list[Mapping[str, Any]] = [
+        segment.published.content.get("provenance") or {} for segment in getattr(entry, "segments", ())
+    ]
+    if not made:
+        return {}
+    sums = {
+        name: sum(float(one.get(name) or 0) for one in made) or None
+        for name in ("images", "seconds", "energy_joule")
+    }
+    return {**made[0], **sums}
+
+
+def _extraction(entry: Any) -> str:
+    made = _sources(entry)
+    parts = []
+    if made.get("images"):
+        parts.append(f"{count(int(made['images']))} images")
+    if made.get("seconds"):
+        parts.append(f"{made['seconds']:,.0f} s")
+    if made.get("energy_joule"):
+        parts.append(f"{made['energy_joule'] / JOULE_PER_WH:,.1f} Wh on the device")
+    elif parts:
+        parts.append("energy not measured")
+    return ", ".join(parts)
 
 
 def _find(document: Any, key: str) -> Any:
@@ -109,6 +176,46 @@ def _splits(view: View, predictions: pl.DataFrame, floor: int) -> Iterator[str]:
         yield f"{name} <{floor}" if small else f"{name} {count(images)} ({count(patients)} patients)"
 
 
+def _split(info: Mapping[str, Any]) -> str:
+    policy = str(info.get("split_policy") or "")
+    leaking = info.get("leaking_patients")
+    if policy and isinstance(leaking, int):
+        policy += (
+            "; no patient is on both sides"
+            if not leaking
+            else f"; {count(leaking)} patients are on both sides"
+        )
+    return policy
+
+
+def _threshold(view: View) -> str:
+    if not math.isfinite(view.threshold):
+        return ""
+    return f"{decimal(view.threshold)}, {policy_text(view.policy)}"
+
+
+def _suppression(view: View, floor: int) -> str:
+    if floor <= 1:
+        return "nothing is hidden"
+    whys: Sequence[str] = list(view.hidden.values())
+    small, others = whys.count("small"), whys.count("complement")
+    if not whys:
+        return f"below {floor} hidden: none here"
+    told = f"below {floor} hidden: {count(small)} group{'s' if small != 1 else ''}"
+    return f"{told}, and {count(others)} more so that these cannot be worked out" if others else told
+
+
+def _attribute_use(info: Mapping[str, Any]) -> str:
+    if not info.get("attribute"):
+        return ""
+    used = [
+        word
+        for word, key in (("training", "attribute_in_training"), ("prediction", "attribute_at_test"))
+        if info.get(key)
+    ]
+    return f"{info['attribute']}: {'used in ' + ' and '.join(used) if used else 'not used'}"
+
+
 def _others(view: View) -> list[str]:
     return [f"(also stored: {', '.join(view.other_definitions)})"] if view.other_definitions else []
 
@@ -122,9 +229,7 @@ def _seeds(view: View) -> str:
 def _interval(view: View) -> str:
     if not math.isfinite(view.level):
         return "none was computed"
-    draws = view.info.get("draws")
-    told = f", {count(draws)} draws" if isinstance(draws, int) else ""
-    return f"{100 * view.level:.0f} % bootstrap, patients resampled{told}"
+    return f"{100 * view.level:.0f} %, bootstrap over patients"
 
 
 def _scalars(values: Any) -> str:

@@ -26,6 +26,7 @@ NAMED_HIDDEN = (
 )
 PLAIN_USAGES = ("lp", "external")  # what is not worth a word in a heading
 COMPONENTS = {"eqodds": ("tpr", "fpr"), "eqopp": ("tpr",), "dp": ("selection_rate",)}
+OVERALL: Place = ("", "overall")
 Row = Mapping[str, Any]
 
 
@@ -186,10 +187,8 @@ def _view(table: pl.DataFrame, run_id: str, info: Mapping[str, Any], floor: int)
     policy = policies[0] if policies else ""
     rows = [row for row in rows if not row["threshold_policy"] or row["threshold_policy"] == policy]
     by_group = _by_group(rows)
-    overall = by_group.pop(("", "overall"), [])
-    total = _cell("", "overall", overall)
-    cells = [_cell(attribute, group, of) for (attribute, group), of in by_group.items()]
-    hidden = suppress(total, cells, floor)
+    hidden = hidden_places(rows, floor)
+    overall = by_group.pop(OVERALL, [])
     names = list(dict.fromkeys(row["attribute"] for row in rows if row["attribute"]))
     names.sort(key=lambda name: name.count("*"))
     attributes = [_attribute(name, rows, by_group, hidden) for name in names]
@@ -203,13 +202,20 @@ def _view(table: pl.DataFrame, run_id: str, info: Mapping[str, Any], floor: int)
         seeds=seeds,
         definition=definition,
         other_definitions=definitions[1:],
-        overall=_group("overall", overall, hidden.get(total.place)),
+        overall=_group("overall", overall, hidden.get(OVERALL)),
         attributes=attributes,
         threshold=thresholds[0] if thresholds else math.nan,
         policy=policy,
         level=next((row["ci_level"] for row in rows if _finite(row["ci_level"])), math.nan),
         hidden=hidden,
     )
+
+
+def hidden_places(rows: Iterable[Row], floor: int) -> dict[Place, Why]:
+    """The groups of one run, label, split and seed that must not leave the machine, with why; see `suppress`."""
+    by_group = _by_group(rows)
+    total = _cell(*OVERALL, by_group.pop(OVERALL, []))
+    return suppress(total, [_cell(*place, of) for place, of in by_group.items()], floor)
 
 
 def warnings(results: pl.DataFrame, of_run: Sequence[View]) -> list[tuple[str, str]]:
@@ -323,10 +329,19 @@ def _disparities(rows: Sequence[Row]) -> list[Disparities]:
     return found
 
 
+def gives_away(metric: str, small: Iterable[Row]) -> bool:
+    """Whether a small group's number went into a spread of the metric: beside the shown groups it would be known.
+
+    Parameters
+    ----------
+    small : the plain rows of the attribute's small groups, ``unknown`` left out.
+    """
+    parts = COMPONENTS.get(metric, (metric,))
+    return any(row["metric"] in parts and _finite(row["value"]) for row in small)
+
+
 def _withhold(one: Disparities, small: Sequence[Sequence[Row]]) -> Disparities:
-    """Withhold a spread that a small group's number went into: beside the shown groups it would give it away."""
-    parts = COMPONENTS.get(one.metric, (one.metric,))
-    used = any(row["metric"] in parts and _finite(row["value"]) for rows in small for row in rows)
-    if not used:
+    if not gives_away(one.metric, (row for rows in small for row in rows)):
         return one
-    return replace(one, numbers=dict.fromkeys(one.numbers, HIDDEN), null=math.nan, p=math.nan, equivalence="")
+    numbers = dict.fromkeys(one.numbers, HIDDEN)
+    return replace(one, numbers=numbers, null=math.nan, p=math.nan, equivalence="")

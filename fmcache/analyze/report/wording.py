@@ -106,7 +106,7 @@ def p_value(value: float) -> str:
     """``0.03``, ``< 0.001``; a dash for NaN."""
     if not math.isfinite(value):
         return DASH
-    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+    return "<\u00a00.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
 def spoken(name: str) -> str:
