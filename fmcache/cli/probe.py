@@ -9,9 +9,11 @@ import typer
 
 from fmcache.cli.options import CacheDir, Datasets, Debug, Form, Models, open_store
 from fmcache.cli.root import app
+from fmcache.errors import UsageError
 from fmcache.output import Bar, Format, emit
 
 if TYPE_CHECKING:
+    from fmcache.probe.options import Options
     from fmcache.store.cache import Cache
 
 
@@ -22,27 +24,130 @@ probe_app = typer.Typer(
 )
 app.add_typer(probe_app, name="probe")
 
+Labels = Annotated[
+    list[str] | None, typer.Option("--label", "-l", help="A label; repeat for several. Default: all.")
+]
+Method = Annotated[
+    list[str] | None,
+    typer.Option("--method", help="erm, or a mitigation (fmcache probe methods); repeat for several."),
+]
+Attribute = Annotated[
+    str,
+    typer.Option("--attribute", help="The attribute whose groups methods know: sex, age_group, sex*race."),
+]
+Seeds = Annotated[
+    int, typer.Option(min=1, help="How many seeds: of splits that the data lack, subsets and minibatches.")
+]
+Protocol = Annotated[
+    str, typer.Option(help="convex (the optimum), paper (AdamW as published) or fairmedfm (SGD as its code).")
+]
+Slices = Annotated[str, typer.Option(help="How slices of a volume are pooled: max (paper) or mean.")]
+Select = Annotated[
+    str, typer.Option(help="What chooses on validation: auc, or worst (the worst group's AUC).")
+]
+Leakage = Annotated[bool, typer.Option("--allow-leakage", help="Accept a patient in two splits (recorded).")]
+Save = Annotated[str, typer.Option(help="scores (predictions and parameters), or none (a summary only).")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and how large it is.")]
+TrainOn = Annotated[
+    str,
+    typer.Option("--train-dataset", help="Train here and measure on --eval-dataset, by shared label names."),
+]
+EvalOn = Annotated[str, typer.Option("--eval-dataset", help="Measure here what --train-dataset trained.")]
+Fraction = Annotated[str, typer.Option(help="Shares of the training patients, for example 0.01,0.05,0.2,1.")]
+Balance = Annotated[
+    str,
+    typer.Option(help="Train on equal groups: sex, or label*sex; beside an unbalanced control of that size."),
+]
+Fuse = Annotated[str, typer.Option(help="Models whose embeddings are joined, for example dinov2,biomedclip.")]
+Pca = Annotated[int, typer.Option(min=0, help="Keep so many principal components (0: all).")]
+Weight = Annotated[
+    str, typer.Option("--class-weight", help="none, or balanced (both classes count the same).")
+]
+Uncertain = Annotated[str, typer.Option(help="What a label of -1 means: u-ignore, u-zero or u-one.")]
+Standardize = Annotated[
+    bool, typer.Option("--standardize", help="Features by mean and deviation of the training rows.")
+]
+Precision = Annotated[
+    str, typer.Option(help="Of the rows in products: float32, or bfloat16 (its price is reported).")
+]
+Prior = Annotated[
+    str, typer.Option(help="Move test scores to another prevalence: em (estimated), or a share such as 0.1.")
+]
+Memory = Annotated[
+    float | None,
+    typer.Option(min=0, help="GB that rows may take before they are streamed. Default: 0.3 of what is free."),
+]
+Grid = Annotated[
+    list[str] | None,
+    typer.Option("--grid", help="A method's own values: coefficient=0,0.1,1. Repeat for several."),
+]
 
-def _probe_lp(models: list[str] | None, datasets: list[str] | None, labels: list[str] | None, seeds: int,
-              slices: str, allow_leakage: bool, cache: Path | None, form: Format) -> None:  # fmt: skip
-    from fmcache.probe.run import probe_lp
+
+def _numbers(text: str, flag: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise UsageError(f"{flag} {text} is not a list of numbers.", "", f"Type: {flag} 0.1,1") from None
+
+
+def _grid(given: list[str] | None) -> dict[str, tuple[float, ...]]:
+    grid = {}
+    for text in given or ():
+        name, equals, values = text.partition("=")
+        if not equals:
+            raise UsageError(f"--grid {text} names no values.", "", "Type: --grid coefficient=0,0.1,1")
+        grid[name] = _numbers(values, f"--grid {name}=")
+    return grid
+
+
+def _names(values: list[str] | None) -> tuple[str, ...] | None:
+    return None if values is None else tuple(values)
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _run(options: Options, cache: Path | None, form: Format, dry_run: bool = False) -> None:
+    from fmcache.probe.run import describe_plan, probe
 
     store = open_store(cache)
     with Bar() as bar:
-        run_ids = probe_lp(
-            store, models=models, datasets=datasets, labels=labels, seeds=seeds, slices=slices,
-            allow_leakage=allow_leakage, progress=bar,
-        )  # fmt: skip
-    emit([_run_row(store, run_id) for run_id in run_ids], form=form)
+        if dry_run:
+            rows = describe_plan(store, options, bar)
+        else:
+            told = _readable if options.usage == "attribute" else _row
+            rows = [row for run_id in probe(store, options, bar) for row in told(store, run_id)]
+    emit(rows, form=form)
 
 
-def _run_row(store: Cache, run_id: str) -> dict[str, Any]:
+def _readable(store: Cache, run_id: str) -> list[dict[str, Any]]:
+    """A row a group: what the probe reads, and what it reads where there is nothing to read."""
     info = store.run(run_id).info
-    return {
+    head = {"run_id": run_id, **{name: info.get(name) for name in ("model", "dataset")}}
+    names = ("label", "seed", "test_auc", "null_mean", "null_high", "p_value", "draws")
+    return [{**head, **{name: row.get(name) for name in names}} for row in info.get("baseline", [])]
+
+
+def _row(store: Cache, run_id: str) -> list[dict[str, Any]]:
+    """One line a run: what it is, and the mean AUC over labels and seeds."""
+    info = store.run(run_id).info
+    summary = info.get("summary", [])
+
+    def mean(name: str) -> float | None:
+        known = [row[name] for row in summary if row.get(name) is not None]
+        return sum(known) / len(known) if known else None
+
+    row = {
         "run_id": run_id,
         **{name: info.get(name) for name in ("model", "dataset", "usage", "method")},
         "labels": len(info.get("labels", [])),
+        "seeds": len(info.get("seeds", [])),
+        "val_auc": mean("val_auc"),
+        "test_auc": mean("test_auc"),
+        **({"test_worst_auc": mean("test_worst_auc")} if info.get("attribute") else {}),
     }
+    return [row]
 
 
 @probe_app.callback()
@@ -50,24 +155,142 @@ def probe(
     context: typer.Context, cache: CacheDir = None, form: Form = Format.auto, debug: Debug = False
 ) -> None:
     if context.invoked_subcommand is None:
-        _probe_lp(None, None, None, 1, "max", False, cache, form)
+        from fmcache.probe.options import Options
+
+        _run(Options(), cache, form)
 
 
-@probe_app.command("lp", epilog="Example: fmcache probe lp --model dinov2 --dataset mimic --label no_finding")
-def probe_lp_command(
+@probe_app.command(
+    "lp",
+    epilog="Example: fmcache probe lp --model dinov2 --method erm --method group-dro --attribute sex --seeds 5",
+)
+def lp(
     model: Models = None,
     dataset: Datasets = None,
-    label: Annotated[list[str] | None, typer.Option("--label", help="A label; default: all.")] = None,
-    seeds: Annotated[
-        int, typer.Option(min=1, help="Seeds of the validation split where the data has none.")
-    ] = 1,
-    slices: Annotated[
-        str, typer.Option(help="How slices of a volume are pooled: max (paper) or mean.")
-    ] = "max",
-    allow_leakage: Annotated[bool, typer.Option(help="Accept a patient in two splits (recorded).")] = False,
+    label: Labels = None,
+    method: Method = None,
+    attribute: Attribute = "",
+    seeds: Seeds = 1,
+    protocol: Protocol = "convex",
+    solver: Annotated[
+        str, typer.Option(help="Of convex: lbfgs (logistic) or ridge (fast screening).")
+    ] = "lbfgs",
+    slices: Slices = "max",
+    select: Select = "auc",
+    class_weight: Weight = "none",
+    uncertain: Uncertain = "",
+    standardize: Standardize = False,
+    precision: Precision = "float32",
+    prior: Prior = "",
+    fraction: Fraction = "1",
+    balance: Balance = "",
+    fuse: Fuse = "",
+    pca: Pca = 0,
+    train_dataset: TrainOn = "",
+    eval_dataset: EvalOn = "",
+    grid: Grid = None,
+    save: Save = "scores",
+    memory: Memory = None,
+    allow_leakage: Leakage = False,
+    dry_run: DryRun = False,
     cache: CacheDir = None,
     form: Form = Format.auto,
     debug: Debug = False,
 ) -> None:
-    """L2-regularised logistic regression of every label, the penalty chosen on validation patients."""
-    _probe_lp(model, dataset, label, seeds, slices, allow_leakage, cache, form)
+    """Linear probe: logistic regression of every label, the penalty chosen on validation patients."""
+    from fmcache.probe.options import Options
+
+    options = Options(
+        usage="lp", models=_names(model), datasets=_names(dataset), labels=_names(label),
+        methods=tuple(method or ("erm",)), attribute=attribute, seeds=seeds, protocol=protocol, solver=solver,
+        slices=slices, select=select, class_weight=class_weight, uncertain=uncertain, standardize=standardize,
+        precision=precision, prior=prior, fractions=_numbers(fraction, "--fraction"), balance=balance,
+        fuse=_list(fuse), pca=pca, train_dataset=train_dataset, eval_dataset=eval_dataset, grid=_grid(grid),
+        save=save, memory=memory, allow_leakage=allow_leakage,
+    )  # fmt: skip
+    _run(options, cache, form, dry_run)
+
+
+@probe_app.command("knn", epilog="Example: fmcache probe knn --model dinov2 --dataset mimic")
+def knn(
+    model: Models = None,
+    dataset: Datasets = None,
+    label: Labels = None,
+    attribute: Attribute = "",
+    seeds: Seeds = 1,
+    slices: Slices = "max",
+    select: Select = "auc",
+    uncertain: Uncertain = "",
+    prior: Prior = "",
+    fraction: Fraction = "1",
+    balance: Balance = "",
+    fuse: Fuse = "",
+    train_dataset: TrainOn = "",
+    eval_dataset: EvalOn = "",
+    save: Save = "scores",
+    allow_leakage: Leakage = False,
+    dry_run: DryRun = False,
+    cache: CacheDir = None,
+    form: Form = Format.auto,
+    debug: Debug = False,
+) -> None:
+    """Nearest neighbours by cosine: k of 10, 20, 100, 200 chosen on validation patients."""
+    from fmcache.probe.options import Options
+
+    options = Options(
+        usage="knn", models=_names(model), datasets=_names(dataset), labels=_names(label), attribute=attribute,
+        seeds=seeds, slices=slices, select=select, uncertain=uncertain, prior=prior, balance=balance,
+        fractions=_numbers(fraction, "--fraction"), fuse=_list(fuse), train_dataset=train_dataset,
+        eval_dataset=eval_dataset, save=save, allow_leakage=allow_leakage,
+    )  # fmt: skip
+    _run(options, cache, form, dry_run)
+
+
+@probe_app.command("attribute", epilog="Example: fmcache probe attribute --model dinov2 --dataset mimic")
+def attribute_command(
+    model: Models = None,
+    dataset: Datasets = None,
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option("--attribute", help="An attribute; repeat for several. Default: all that have groups."),
+    ] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Permutations of the baseline.")] = 20,
+    seeds: Seeds = 1,
+    slices: Slices = "max",
+    save: Save = "scores",
+    allow_leakage: Leakage = False,
+    dry_run: DryRun = False,
+    cache: CacheDir = None,
+    form: Form = Format.auto,
+    debug: Debug = False,
+) -> None:
+    """What of sex, age, race … can be read from the embedding, beside what chance reads."""
+    from fmcache.probe.options import Options
+
+    options = Options(
+        usage="attribute", models=_names(model), datasets=_names(dataset), labels=_names(attribute), draws=draws,
+        seeds=seeds, slices=slices, save=save, allow_leakage=allow_leakage,
+    )  # fmt: skip
+    _run(options, cache, form, dry_run)
+
+
+@probe_app.command("methods", epilog="Example: fmcache probe methods")
+def methods_command(form: Form = Format.auto, debug: Debug = False) -> None:
+    """The training methods: what they do, what they need, where they come from."""
+    from fmcache.probe.methods import METHODS
+
+    emit(
+        [
+            {
+                "method": name,
+                "summary": method.summary,
+                "attribute in training": method.needs_attribute,
+                "attribute at test": method.attribute_at_test,
+                "protocols": ", ".join(method.protocols),
+                "hyper-parameters": ", ".join(f"{key}={list(values)}" for key, values in method.grid.items()),
+                "source": method.source,
+            }
+            for name, method in METHODS.items()
+        ],
+        form=form,
+    )

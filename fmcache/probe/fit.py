@@ -28,6 +28,7 @@ class Outcome:
     logits : [k, c], of every sample, by the hyper-parameter that was chosen.
     choices : c dicts: hyper-parameters, criterion and its value on validation, whether it lies at the edge.
     w, b : [c, d] and [c] of the chosen probe, where the method is linear; else None.
+    baseline : of the usage attribute, `fmcache.probe.attribute.baseline`.
     front : rows of coefficient, label, seed and what was reached; empty for methods without a coefficient.
     """
 
@@ -36,6 +37,7 @@ class Outcome:
     w: Float[np.ndarray, "c d"] | None
     b: Float[np.ndarray, " c"] | None
     front: tuple[Mapping[str, Any], ...] = ()
+    baseline: tuple[Mapping[str, Any], ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, np.ndarray] = field(default_factory=dict)
 
@@ -96,7 +98,7 @@ def solve(
     else:
         flat = _one_each(solution, choice, everyone, everyone.group if see else None)
     logits = pool(flat, everyone.sample, problem.slices)
-    return Outcome(logits, choices, w, b, front, solution.facts, solution.parameters)
+    return Outcome(logits, choices, w, b, front, facts=solution.facts, parameters=solution.parameters)
 
 
 def pooled_rows(

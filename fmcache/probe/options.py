@@ -15,7 +15,7 @@ USAGES = ("lp", "knn", "clip-zs", "clip-adapt", "attribute")
 PROTOCOLS = ("convex", "paper", "fairmedfm")
 SOLVERS = ("lbfgs", "ridge")
 SELECT = ("auc", "worst")
-UNCERTAIN = ("", "ignore", "zeros", "ones")
+UNCERTAIN = ("", "u-ignore", "u-zero", "u-one")
 CLASS_WEIGHTS = ("none", "balanced")
 SAVE = ("scores", "none")
 
@@ -33,7 +33,7 @@ class Options:
     solver : of the convex protocol, ``lbfgs`` (logistic) or ``ridge`` (least squares, closed form).
     slices : ``max`` or ``mean`` over a volume. select : validation criterion, ``auc`` or ``worst`` (group's AUC).
     class_weight : ``balanced`` gives both classes of a label the same weight.
-    uncertain : what a label of -1 means: ``ignore`` (unknown), ``zeros``, ``ones``; "" refuses it.
+    uncertain : what a label of -1 means: ``u-ignore`` (unknown), ``u-zero``, ``u-one``; "" refuses it.
     standardize : features by the mean and deviation of the training rows. precision : of the rows in the products.
     prior : "" as trained; ``em`` or a share: scores moved to that prevalence in the measured rows.
     fractions : shares of the training patients. balance : "" or ``sex`` or ``label*sex``, with its control.

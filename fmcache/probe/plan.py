@@ -14,6 +14,7 @@ import numpy as np
 
 from fmcache.errors import MissingEntry, UsageError
 from fmcache.probe.asked import entries_of, is_called, labels_of
+from fmcache.probe.attribute import labels_of_attributes
 from fmcache.probe.neighbours import NEIGHBOURS
 from fmcache.probe.options import Options
 from fmcache.probe.penalties import GRID
@@ -176,13 +177,19 @@ def _config(
 def _sources(cache: Cache, options: Options) -> list[Source]:
     how = (options.seeds, options.allow_leakage)
     if options.train_dataset:
+        measured = entries_of(cache, options.models, [options.eval_dataset])
         pairs = []
-        for entry in entries_of(cache, options.models, [options.train_dataset]):
-            there = entries_of(cache, [f"{entry.model}@{entry.key}"], None)
-            other = [one for one in there if one.dataset == options.eval_dataset]
-            if not other:
-                other = entries_of(cache, [entry.model], [options.eval_dataset])
-            pairs.append((entry, other[0]))
+        for first in entries_of(cache, options.models, [options.train_dataset]):
+            mine = [other for other in measured if other.model == first.model]
+            pairs += [(first, other) for other in mine if other.key == first.key] or [
+                (first, other) for other in mine[:1]
+            ]
+        if not pairs:
+            raise MissingEntry(
+                f"No model has embeddings of {options.train_dataset} and of {options.eval_dataset}.",
+                f"{options.eval_dataset} has {', '.join(sorted({entry.model for entry in measured}))}.",
+                f"Type: fmcache extract --model MODEL --dataset {options.eval_dataset}",
+            )
         return [two_datasets(cache, first, second, *how) for first, second in pairs]
     if options.fuse:
         every = entries_of(cache, options.fuse, options.datasets)
@@ -211,6 +218,9 @@ def _only(entries: Sequence[Entry], model: str, dataset: str) -> Entry:
 
 
 def _study(cache: Cache, source: Source, options: Options, note: Callable[[str], None]) -> Study | None:
+    if options.usage == "attribute":
+        names, y = labels_of_attributes(source.table, options.labels)
+        return Study(source, options, tuple(names), y, np.full(len(y), -1), ())
     names = labels_of(cache, source.train_dataset or source.dataset, options.labels)
     if source.train_dataset:
         names = [name for name in names if f"label.{name}" in source.table.columns]

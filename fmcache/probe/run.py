@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from fmcache.errors import UsageError
+from fmcache.probe.attribute import baseline
 from fmcache.probe.fit import Outcome, solve
 from fmcache.probe.matrix import free_gigabytes
 from fmcache.probe.options import Options
@@ -197,6 +198,10 @@ def _block(
             if turned is not None and outcome.w is not None and outcome.b is not None:
                 w, b = turned.unfold(outcome.w, outcome.b)
                 outcome = replace(outcome, w=w, b=b)
+            if study.options.usage == "attribute":
+                y = study.y[:, [study.labels.index(name) for name in labels]]
+                rows_of = (outcome, problem, everyone, y, study.source.splits, study.patient)
+                outcome = replace(outcome, baseline=tuple(baseline(*rows_of, study.options.draws)))
             parts[job.key].append((seeds, outcome))
             share = len(labels) * len(seeds) / (len(job.labels) * len(job.seeds))
             progress.advance(round(job.probes * share), f"{study.source.name}, {job.name}")
@@ -232,6 +237,7 @@ def _merge(job: Job, labels: Sequence[str], parts: Sequence[tuple[Sequence[int],
             {"seed": seed, "label": label, **choices[seed, label]} for seed in job.seeds for label in labels
         ],
         "front": [row for _, outcome in parts for row in outcome.front],
+        "baseline": [row for _, outcome in parts for row in outcome.baseline],
         "facts": [dict(outcome.facts) for _, outcome in parts],
     }
     return _Done(arrays, remarks)
@@ -317,6 +323,7 @@ def _publish(cache: Cache, job: Job, blocks: Sequence[_Done], seconds: float) ->
         "priors": priors,
         "summary": summary,
         "front": [row for block in blocks for row in block.remarks["front"]],
+        "baseline": [row for block in blocks for row in block.remarks["baseline"]],
         "facts": [row for block in blocks for row in block.remarks["facts"]],
         "slices": options.slices,
         "split_policy": source.policy,

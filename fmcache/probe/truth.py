@@ -13,7 +13,7 @@ from fmcache.shapes import Float, Int
 from fmcache.store.schema import ATTRIBUTE, LABEL
 
 UNCERTAIN = -1.0  # as CheXpert and MIMIC-CXR code it
-_MEANS = {"ignore": np.nan, "zeros": 0.0, "ones": 1.0}
+_MEANS = {"u-ignore": np.nan, "u-zero": 0.0, "u-one": 1.0}
 
 # What counts as a missing attribute, and how an age is cut, is the same in fmcache.analyze.groups (a test compares).
 MISSING = frozenset(
@@ -28,7 +28,7 @@ def truth_of(table: pl.DataFrame, labels: Sequence[str], uncertain: str = "") ->
 
     Parameters
     ----------
-    uncertain : what -1 means: ``ignore`` (unknown), ``zeros``, ``ones`` (the U-policies of Irvin et al. 2019,
+    uncertain : what -1 means: ``u-ignore`` (unknown), ``u-zero``, ``u-one`` (the U-policies of Irvin et al. 2019,
         CheXpert, section 3); "" refuses it.
 
     Raises
@@ -47,7 +47,7 @@ def truth_of(table: pl.DataFrame, labels: Sequence[str], uncertain: str = "") ->
         if bad.any():
             value = raw.filter(pl.Series(bad))[0]
             if value == UNCERTAIN:
-                do = "Type: --uncertain ignore   (unknown), zeros or ones"
+                do = "Type: --uncertain u-ignore   (unknown), u-zero or u-one"
             else:
                 do = "Map it in the dataset's table or card (an uncertain finding is empty, or 0, or 1: decide)."
             raise UsageError(f"The label {label} has the value {value}.", "A label is 0, 1 or empty.", do)
