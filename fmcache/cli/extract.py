@@ -58,6 +58,12 @@ def extract(
         str, typer.Option("--dataset", "-d", help="FILE.csv, FILE.toml or the name of a card.")
     ],
     root: Annotated[Path | None, typer.Option(help="The dataset as its owner ships it.")] = None,
+    kind: Annotated[
+        str, typer.Option(help="image, or text (the prompts of the dataset's labels).")
+    ] = "image",
+    prompts: Annotated[
+        str, typer.Option(help="With --kind text: dataset (the card's own), chexzero, medclip or clip.")
+    ] = "dataset",
     checkpoint: Annotated[
         list[str] | None,
         typer.Option(help="Weights on disk: FILE or DIR, or MODEL=FILE with several models."),
@@ -106,6 +112,8 @@ def extract(
             models=model,
             dataset=dataset,
             root=root,
+            kind=kind,
+            prompts=prompts,
             cache=cache_path(cache),
             checkpoint=checkpoint or [],
             settings=known,

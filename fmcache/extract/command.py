@@ -18,6 +18,7 @@ from fmcache.progress import Progress, Silent
 from fmcache.settings import Settings
 from fmcache.store.cache import open_cache
 
+KINDS = ("image", "text")
 BATCH = {"cuda": 256, "mps": 64, "cpu": 32}
 
 
@@ -25,6 +26,8 @@ def extract_command(
     *,
     models: Sequence[str],
     dataset: str,
+    kind: str = "image",
+    prompts: str = "dataset",
     root: Path | None,
     cache: Path,
     settings: Settings,
@@ -53,6 +56,10 @@ def extract_command(
     UsageError, DatasetError, ModelError, MissingExtra : the call is wrong. Else as `fmcache.extract.run.extract`.
     """
     progress = progress or Silent()
+    if kind not in KINDS:
+        raise UsageError(
+            f"--kind {kind} means nothing.", f"It is one of {', '.join(KINDS)}.", f"Type: --kind {KINDS[0]}"
+        )
     cards = [resolve_model(name) for name in dict.fromkeys(models)]
     files = _checkpoints(checkpoint, [card.id for card in cards], list(models), settings)
     part = parse_shard(shard) if shard else None
@@ -69,6 +76,7 @@ def extract_command(
             'Type: python -m pip install "fmcache[extract]"',
         ) from None
     from fmcache.extract.run import extract
+    from fmcache.extract.texts import extract_texts
 
     place = _device(device, torch)
     options = ExtractOptions(
@@ -98,7 +106,10 @@ def extract_command(
             )
         )
         progress.note(f"{card.id}: weights {loaded[-1].weights_sha256[:12]} from {loaded[-1].source}")
-    return extract(loaded, data, open_cache(cache, create=True), options, progress)
+    where = open_cache(cache, create=True)
+    if kind == "text":
+        return extract_texts(loaded, data, where, options, prompts, progress)
+    return extract(loaded, data, where, options, progress)
 
 
 def _checkpoints(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmcache.errors import MissingExtra, ModelError, UsageError
+from fmcache.extract.frame import FramePreprocess
 from fmcache.extract.models.card import Card, Network, Weights
 from fmcache.extract.preprocess import Preprocess, resized
 
@@ -17,7 +18,19 @@ if TYPE_CHECKING:
     import torch
 
 # modules of fmcache.extract.models that hold cards, in the order in which they are listed
-FAMILIES = ("dinov2", "clip", "biomedclip", "medclip", "mae", "resnet", "lvm_med", "efficientnet")
+FAMILIES = (
+    "dinov2",
+    "clip",
+    "biomedclip",
+    "medclip",
+    "mae",
+    "resnet",
+    "lvm_med",
+    "blip",
+    "blip2",
+    "segmentation",
+    "efficientnet",
+)
 # prefix of a name → the module that makes a card of what follows
 OPEN = {"timm": "timm_names", "open_clip": "open_clip_names", "hf": "hf_names"}
 
@@ -118,6 +131,7 @@ def load_model(
     """
     _require_torch(card)
     from fmcache.extract.checkpoints import weights_digest
+    from fmcache.extract.models.loading import without_random_weights
     from fmcache.extract.torchvision_fix import make_torchvision_importable
     from fmcache.extract.weights import find_weights
 
@@ -133,14 +147,15 @@ def load_model(
         wanted = _with_side(card, wanted, side)
     weights: Weights = find_weights(card, Path(checkpoint) if checkpoint is not None else None)
     digest = weights_digest(weights.state)
-    network: Network = family.build(card, weights, wanted)
+    with without_random_weights():
+        network: Network = family.build(card, weights, wanted)
     heads = tuple(network.heads)
     chosen = pool or heads[0]
     if chosen not in heads:
         raise _no_such_pool(card, chosen, heads)
     network.module.to(device)
     network = replace(network, preprocess=wanted or network.preprocess)
-    d = _width(network, chosen, device)
+    d = card.dim if network.segmenter is not None and card.dim else _width(network, chosen, device)
     return LoadedModel(card, chosen, network.preprocess, d, digest, weights.source, network, device)
 
 
@@ -150,6 +165,10 @@ def _with_side(card: Card, preprocess: Preprocess | None, side: int) -> Preproce
             f"{card.id} says only with its weights what it wants to see.",
             "",
             "Leave --side out for this model.",
+        )
+    if isinstance(preprocess, FramePreprocess):
+        raise UsageError(
+            f"{card.id} takes pictures of {preprocess.geometry.side} pixels only.", "", "Leave --side out."
         )
     patch = int(card.options.get("patch", 1))
     if side % patch:

@@ -33,6 +33,9 @@ def from_transformers(
     from fmcache.errors import ModelError
 
     given = {name: tensor for name, tensor in state.items() if not f".{name}".endswith(COMPUTED)}
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     with quiet():
         try:
             module, told = model.from_pretrained(

@@ -80,6 +80,25 @@ def check_names(card: Card, absent: list[str], extra: list[str]) -> None:
 
 
 @contextmanager
+def without_random_weights() -> Iterator[None]:
+    """Modules are built without drawing random numbers: all of them would be overwritten, which takes seconds.
+
+    Memory stays as it comes; that no weight keeps it is what `load_strictly` sees to.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    skipped = {torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.erfinv_}
+
+    class Skip(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            return args[0] if func in skipped else func(*args, **(kwargs or {}))
+
+    with Skip():
+        yield
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     """Libraries warn that a model without weights is random; here the weights follow, strictly."""
     before = logging.root.manager.disable

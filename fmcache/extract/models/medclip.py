@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 _NATIVE = Preprocess(
-    Geometry("pad-square", 224, "bicubic", 224),
+    Geometry("pad-square", 224, "bicubic", 224, grey=True),
     Normalise((0.5862785803043838,) * 3, (0.27950088968644304,) * 3),
 )
 _HUB = "emilyalsentzer/Bio_ClinicalBERT"
