@@ -9,20 +9,75 @@ import typer
 
 from fmcache.cli.options import Debug, Form, settings
 from fmcache.cli.root import app
-from fmcache.output import Format, emit
+from fmcache.cli.sample_options import AllowLeakage, Balance, Split, SplitSeed, Task, Uncertain
+from fmcache.output import Format, emit, say
 
 
-@app.command(epilog="Example: fmcache datasets phantom")
+@app.command(epilog="Example: fmcache datasets mimic --root /data/mimic-cxr-jpg")
 def datasets(
-    name: Annotated[str | None, typer.Argument(help="One dataset's card (a name or a FILE.toml).")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One dataset: a card's name, a FILE.toml or a FILE.csv.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Check the files in this folder.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check the files where fmcache.toml says they are.")
+    ] = False,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Who is in it: groups, missing values, prevalence.")
+    ] = False,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="With --audit: a CSV attribute,group,share of the population to compare with."),
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="With --audit: also write a self-contained page.")] = None,
+    croissant: Annotated[
+        Path | None, typer.Option(help="With --audit: also write Croissant metadata (JSON).")
+    ] = None,
+    min_cell: Annotated[
+        int | None,
+        typer.Option(min=1, help="Hide groups with fewer samples; default 1, with --html or --croissant 11."),
+    ] = None,
+    synthesize: Annotated[
+        Path | None, typer.Option(help="Write a miniature in the published layout into this new folder.")
+    ] = None,
+    show_ids: Annotated[bool, typer.Option("--show-ids", help="Name files in the check.")] = False,
+    task: Task = "full",
+    uncertain: Uncertain = None,
+    split: Split = None,
+    split_seed: SplitSeed = 0,
+    balance: Balance = None,
+    allow_leakage: AllowLeakage = False,
     form: Form = Format.auto,
     debug: Debug = False,
 ) -> None:
-    """List the dataset cards, or show one."""
-    from fmcache.extract.dataset import list_datasets, show_dataset
+    """List the dataset cards, show one, check its files, audit who is in it, or make a miniature of it."""
+    from fmcache.extract import datasets_command as run
+    from fmcache.extract.dataset import SampleOptions
+    from fmcache.extract.dataset_listing import list_datasets, show_dataset
 
     known = settings()
-    emit(list_datasets(known) if name is None else show_dataset(name, known), form=form)
+    if name is None:
+        emit(list_datasets(known), form=form)
+        return
+    options = SampleOptions(task, uncertain, split, split_seed, balance, allow_leakage)
+    if synthesize is not None:
+        typer.echo(run.synthesize_command(name, synthesize, known))
+    elif audit or html or croissant or reference:
+        done = run.audit_command(
+            name, known, root=root, options=options, reference=reference, html=html, croissant=croissant,
+            min_cell=min_cell,
+        )  # fmt: skip
+        for line in done.notes:
+            say(line)
+        emit([row.row() for row in done.rows], form=form)
+    elif root is not None or check:
+        findings, notes = run.check_command(name, known, root=root, options=options, show_ids=show_ids)
+        for line in notes:
+            say(line)
+        emit([finding.row() for finding in findings], form=form)
+        raise typer.Exit(3 if any(finding.state == "bad" for finding in findings) else 0)
+    else:
+        emit(show_dataset(name, known), form=form)
 
 
 @app.command(epilog="Example: fmcache phantom my-study --visible-female 0.65")

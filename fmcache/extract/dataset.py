@@ -17,7 +17,8 @@ from typing import Any
 
 import polars as pl
 
-from fmcache.errors import DatasetError, UsageError
+from fmcache.errors import DatasetError
+from fmcache.extract.attribute_card import AttributeCard
 from fmcache.extract.dataset_card import DatasetCard, read_card
 from fmcache.extract.dataset_tables import load_table, read_table, run_query
 from fmcache.extract.inputs import read_input
@@ -35,7 +36,7 @@ from fmcache.settings import Settings
 
 OWN_CARDS = Path(__file__).parent / "datasets"
 SYNTHETIC = "SYNTHETIC.txt"  # marks a folder made by --synthesize
-_TABLES = (".csv", ".tsv", ".tab", ".parquet", ".gz")
+_TABLES = (".csv", ".tsv", ".tab", ".parquet", ".gz", ".xlsx", ".json")
 
 
 @dataclass(frozen=True)
@@ -100,12 +101,12 @@ def load_dataset(
     file = Path(spec).expanduser()
     suffix = file.suffix.lower()
     if suffix in _TABLES:
-        return _from_table(_existing(file), root, settings, options)
+        return _from_table(existing_file(file), root, settings, options)
     if suffix == ".toml":
-        card = read_card(_existing(file))
-        return _from_card(card, root or _set_root(card.name, settings) or file.parent, options)
+        card = read_card(existing_file(file))
+        return _from_card(card, root or set_root(card.name, settings) or file.parent, options)
     card = read_card(find_card(spec, settings))
-    where = root or _set_root(spec, settings)
+    where = root or set_root(spec, settings)
     if where is None:
         raise DatasetError(
             f"Where the dataset {spec} lies is not known.",
@@ -134,45 +135,6 @@ def find_card(name: str, settings: Settings) -> Path:
     raise DatasetError(f"There is no dataset {name!r}.", f"Known: {', '.join(sorted(files)) or 'none'}.", do)
 
 
-def list_datasets(settings: Settings) -> list[dict[str, Any]]:
-    """One row a card: name, title, task, licence, root (as fmcache.toml says)."""
-    rows = []
-    for name, file in sorted(card_files(settings).items()):
-        root = _set_root(name, settings)
-        row = {
-            "name": name,
-            "title": "",
-            "task": "",
-            "licence": "",
-            "root": "" if root is None else str(root),
-        }
-        try:
-            card = read_card(file)
-            row |= {"title": card.title, "task": card.task, "licence": card.document.get("licence", "")}
-        except UsageError as error:
-            row["title"] = f"unusable: {error.what}"
-        rows.append(row)
-    return rows
-
-
-def show_dataset(name: str, settings: Settings) -> list[dict[str, Any]]:
-    """Everything a card says (a name or a FILE.toml), one row a field."""
-    file = Path(name)
-    card = read_card(_existing(file) if file.suffix.lower() == ".toml" else find_card(name, settings))
-    root = _set_root(card.name, settings)
-    rows = [("name", card.name), ("title", card.title), ("task", card.task)]
-    rows += [(key, card.document.get(key, "")) for key in ("licence", "source")]
-    rows += [("root", f"{root}{'' if root.is_dir() else ' (not there)'}" if root else "give --root")]
-    rows += [(f"table {table}", path) for table, path in card.tables.items()]
-    rows += [(f"label {label}", of.get("title", "")) for label, of in card.labels.items()]
-    for attribute, of in card.attributes.items():
-        cut = f"cut into {', '.join(of.group_names())}" if of.cut else ""
-        rows.append((f"attribute {attribute}", "; ".join(filter(None, [", ".join(of.groups), of.unit, cut]))))
-    rows += [(f"reader {key}", value) for key, value in card.document.get("reader", {}).items()]
-    rows.append(("query", card.query.strip()))
-    return [{"field": field, "value": value} for field, value in rows]
-
-
 def _from_table(file: Path, root: Path | None, settings: Settings, options: SampleOptions) -> Dataset:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", file.name.split(".")[0]).strip("-.")[:80] or "dataset"
     table = read_table(file)
@@ -195,7 +157,7 @@ def _from_table(file: Path, root: Path | None, settings: Settings, options: Samp
         "attributes": {key: _described(of) for key, of in numbers.items()},
         "labels": {column.removeprefix(LABEL): {} for column in samples.columns if column.startswith(LABEL)},
     }
-    where = _root(root or _set_root(name, settings) or file.parent)
+    where = _root(root or set_root(name, settings) or file.parent)
     samples, split = _split(samples, options.split, (), options, notes)
     return _finished(name, card, where, samples, ReaderOptions(), notes, split)
 
@@ -241,6 +203,18 @@ def is_synthetic(root: Path) -> bool:
     return (root / SYNTHETIC).is_file()
 
 
+def group_order(card: Mapping[str, Any]) -> dict[str, list[str]]:
+    """attribute → its groups in the card's order, also of the attributes that cuts make."""
+    order: dict[str, list[str]] = {}
+    for name, of in card.get("attributes", {}).items():
+        if of.get("groups"):
+            order[name] = list(of["groups"])
+        if of.get("cut"):
+            cuts = AttributeCard(cut=tuple(of["cut"]), names=tuple(of.get("names", ())))
+            order[f"{name}_group"] = list(cuts.group_names())
+    return order
+
+
 def _truth(root: Path, path: str, name: str) -> Any:
     """What a generated study says of the effect that was planted in it: rows that fit the tidy results."""
     try:
@@ -273,7 +247,11 @@ def _finished(
     notes: list[str],
     split: Mapping[str, Any],
 ) -> Dataset:
-    document = {**card, "split": {**card.get("split", {}), **split}, "counts": count_groups(samples)}
+    document = {
+        **card,
+        "split": {**card.get("split", {}), **split},
+        "counts": count_groups(samples, group_order(card)),
+    }
     return Dataset(name, document, root, samples, reader, tuple(notes))
 
 
@@ -360,7 +338,8 @@ def _described(card: Any) -> dict[str, Any]:
     return described
 
 
-def _existing(file: Path) -> Path:
+def existing_file(file: Path) -> Path:
+    """The file, if it is there; did-you-mean among its neighbours if not."""
     if file.is_file():
         return file
     there = sorted(one.name for one in file.parent.iterdir() if one.is_file()) if file.parent.is_dir() else []
@@ -371,7 +350,8 @@ def _existing(file: Path) -> Path:
     raise DatasetError(f"There is no file {file}.", found, f"Did you mean {near[0]}?" if near else "")
 
 
-def _set_root(name: str, settings: Settings) -> Path | None:
+def set_root(name: str, settings: Settings) -> Path | None:
+    """Where fmcache.toml says that a dataset lies."""
     root = settings.datasets.get(name, {}).get("root")
     return None if root is None else Path(root)
 

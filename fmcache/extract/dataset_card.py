@@ -10,7 +10,7 @@ the columns mean. Cards hold no path of a machine; the root is given at run time
     query = "SELECT … AS sample_id, … AS path, … AS patient_id, … AS \\"label.x\\", … AS \\"attribute.y\\" …"
     truth = "truth.json"                 # what a generated study planted, below the root; stored with the dataset
     # also, as text: owner, version, access, citation, modality, body_part, dimension, tree; notes = ["…"];
-    # allow_leakage = true accepts a patient in two splits; truth = "truth.json": what a generated study planted
+    # allow_leakage = true accepts a patient in two splits
 
     [tables]                             # name in the query = file below the root; see "Tables"
     metadata = "mimic-cxr-2.0.0-metadata.csv.gz"
@@ -114,7 +114,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 @dataclass(frozen=True)
 class TaskCard:
-    """What one task keeps of a dataset: these labels, and the samples for which `where` (SQL over their columns) holds."""
+    """What one task keeps of a dataset: these labels, and the samples for which the SQL condition `where` holds."""
 
     labels: tuple[str, ...] = ()
     where: str = ""
@@ -130,7 +130,7 @@ class RawCard:
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """A checked card. `document` is its content as plain data, without a comment, a path of this machine or a miniature."""
+    """A checked card. `document` is its content as plain data, without a path of this machine or the miniature."""
 
     name: str
     title: str
@@ -235,7 +235,9 @@ def _check_top(content: Mapping[str, Any], what: str) -> None:
     for key, known in (("task", TASKS), ("patient_is", UNITS)):
         value = content.get(key, known[0])
         if value not in known:
-            raise DatasetError(f"{what}: there is no {key} {value!r}.", f"It is one of {', '.join(known)}.", f"Mend `{key}`.")  # fmt: skip
+            raise DatasetError(
+                f"{what}: there is no {key} {value!r}.", f"It is one of {', '.join(known)}.", f"Mend `{key}`."
+            )
     if not isinstance(content.get("allow_leakage", False), bool):
         raise DatasetError(f"{what}: `allow_leakage` is neither true nor false.")
 

@@ -132,7 +132,10 @@ def _objects(data: bytes, file: Path) -> pl.DataFrame:
     if not isinstance(content, list) or not content or not all(isinstance(one, dict) for one in content):
         raise DatasetError(f"{file.name} is no list of objects.", "One object a row is expected.")
     names = list(dict.fromkeys(name for one in content for name in one))
-    return pl.DataFrame({name: [_json(one.get(name)) for one in content] for name in names}, schema=dict.fromkeys(names, pl.String))  # fmt: skip
+    return pl.DataFrame(
+        {name: [_json(one.get(name)) for one in content] for name in names},
+        schema=dict.fromkeys(names, pl.String),
+    )
 
 
 def _json(value: Any) -> str | None:
@@ -155,7 +158,7 @@ def load_table(name: str, card: TableCard, root: Path) -> pl.DataFrame:
     elif card.kind == "dicom":
         table = dicom_table(root, card.files, card.fields)
     else:
-        files = _found(card, root)
+        files = table_files(card, root)
         if not files and not card.optional:
             raise _missing(name, card, root)
         if not all(file.resolve().is_relative_to(root.resolve()) for file in files):
@@ -215,7 +218,7 @@ def run_query(query: str, tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
         con.close()
 
 
-def _found(card: TableCard, root: Path) -> list[Path]:
+def table_files(card: TableCard, root: Path) -> list[Path]:
     """The files of the first alternative that is there."""
     for pattern in card.files:
         if any(sign in pattern for sign in "*?["):

@@ -40,7 +40,9 @@ def text_table(root: Path, patterns: Iterable[str]) -> pl.DataFrame:
         except UnicodeDecodeError:
             return data.decode("latin-1")
 
-    return pl.DataFrame({"file": names, "text": [text(name) for name in names]}, schema={"file": pl.String, "text": pl.String})  # fmt: skip
+    return pl.DataFrame(
+        {"file": names, "text": [text(name) for name in names]}, schema={"file": pl.String, "text": pl.String}
+    )
 
 
 def npz_table(root: Path, patterns: Iterable[str]) -> pl.DataFrame:
@@ -69,7 +71,9 @@ def npz_table(root: Path, patterns: Iterable[str]) -> pl.DataFrame:
     with ThreadPoolExecutor(_WORKERS) as pool:
         rows = list(pool.map(row, names))
     columns = list(dict.fromkeys(key for one in rows for key in one)) or ["file", "arrays"]
-    return pl.DataFrame({key: [one.get(key) for one in rows] for key in columns}, schema=dict.fromkeys(columns, pl.String))  # fmt: skip
+    return pl.DataFrame(
+        {key: [one.get(key) for one in rows] for key in columns}, schema=dict.fromkeys(columns, pl.String)
+    )
 
 
 def hdf5_table(root: Path, files: Sequence[Path], fields: Sequence[str]) -> pl.DataFrame:

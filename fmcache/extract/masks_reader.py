@@ -30,7 +30,7 @@ def read_mask(root: Path, mask_path: str, masks: MaskCard, reader: ReaderOptions
 
     Returns
     -------
-    uint8 [h, w] for an image, [s, h, w] for a volume: k where the pixel belongs to ``masks.classes[k - 1]``, 0 elsewhere.
+    uint8 [h, w] for an image, [s, h, w] for a volume: k where the pixel is of ``masks.classes[k - 1]``, 0 elsewhere.
     Where classes overlap, the later one wins.
 
     Raises

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -20,8 +21,13 @@ def group_columns(samples: pl.DataFrame) -> list[str]:
     ]
 
 
-def count_groups(samples: pl.DataFrame) -> dict[str, Any]:
-    """samples, patients, per attribute and group both numbers, per label the numbers of 0, 1 and unknown."""
+def count_groups(samples: pl.DataFrame, order: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
+    """samples, patients, per attribute and group both numbers, per label the numbers of 0, 1 and unknown.
+
+    Parameters
+    ----------
+    order : attribute → its groups in order; others follow, `unknown` last.
+    """
     attributes = {}
     for name in group_columns(samples):
         table = (
@@ -29,7 +35,11 @@ def count_groups(samples: pl.DataFrame) -> dict[str, Any]:
             .agg(samples=pl.len(), patients=pl.col("patient_id").n_unique())
             .sort("group")
         )
-        attributes[name.removeprefix(ATTRIBUTE)] = {row[0]: {"samples": row[1], "patients": row[2]} for row in table.iter_rows()}  # fmt: skip
+        known = list((order or {}).get(name.removeprefix(ATTRIBUTE), ()))
+        rows = sorted(table.iter_rows(), key=lambda row: (row[0] == UNKNOWN, _rank(row[0], known), row[0]))
+        attributes[name.removeprefix(ATTRIBUTE)] = {
+            row[0]: {"samples": row[1], "patients": row[2]} for row in rows
+        }
     labels = {}
     for name in (name for name in samples.columns if name.startswith(LABEL)):
         column = samples[name]
@@ -42,6 +52,10 @@ def count_groups(samples: pl.DataFrame) -> dict[str, Any]:
         "attributes": attributes,
         "labels": labels,
     }
+
+
+def _rank(group: str, known: Sequence[str]) -> int:
+    return known.index(group) if group in known else len(known)
 
 
 def count_lines(counts: dict[str, Any]) -> list[str]:

@@ -50,7 +50,9 @@ def synthesize(card: DatasetCard, out: Path) -> Path:
     """
     if not card.synthetic:
         raise UsageError(
-            f"The card {card.name} has no miniature.", "It has no [[synthetic]] section.", "See docs/adding.md."
+            f"The card {card.name} has no miniature.",
+            "It has no [[synthetic]] section.",
+            "See docs/adding.md.",
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is not empty; nothing was written.", "", "Name a new directory.")
@@ -163,7 +165,9 @@ def _picture(name: str, values: np.ndarray, section: Mapping[str, Any]) -> bytes
 def _volume(name: str, section: Mapping[str, Any], rng: np.random.Generator) -> bytes:
     shape, sides = section["volume"], section.get("spacing", [1, 1, 1])
     if "values" in section:
-        values = _blobs(shape, section["values"], rng).astype(np.uint8 if max(section["values"]) < 256 else np.int16)
+        values = _blobs(shape, section["values"], rng).astype(
+            np.uint8 if max(section["values"]) < 256 else np.int16
+        )
     else:
         values = rng.integers(-200, 300, shape).astype(np.int16)
     if name.endswith(".mha"):
@@ -219,7 +223,9 @@ def _dicom(pixels: np.ndarray, tags: Mapping[str, Any], number: int) -> bytes:
 
 def _array(of: Any, rng: np.random.Generator) -> np.ndarray:
     if not isinstance(of, Mapping):
-        return np.array([entry.encode() for entry in of] if isinstance(of, list) and isinstance(of[0], str) else of)
+        return np.array(
+            [entry.encode() for entry in of] if isinstance(of, list) and isinstance(of[0], str) else of
+        )
     shape, dtype = of["shape"], np.dtype(of.get("dtype", "uint8"))
     if "values" in of:
         return _blobs(shape, of["values"], rng).astype(dtype)
