@@ -36,7 +36,7 @@
       const fpr = told(spread(known.map((rate) => rate.fpr)));
       root.querySelector("[data-spread=tpr]").textContent = tpr;
       root.querySelector("[data-spread=fpr]").textContent = fpr;
-      root.querySelector("output").textContent = threshold;
+      root.querySelector("[data-threshold]").textContent = threshold;
       slider.setAttribute("aria-valuetext", `threshold ${threshold}`);
       root.querySelector("[role=status]").textContent =
         `At threshold ${threshold}, sensitivity differs by ${tpr} and the share of false alarms by ${fpr}.`;
