@@ -80,17 +80,20 @@ def fit_leace(x: Float[np.ndarray, "n d"], group: Int[np.ndarray, " n"]) -> Eras
 
 
 def _fit(problem: Problem) -> Solution:
-    """Erase the attribute, fit on what is left; m = penalties. Each seed has its own eraser, from its training rows.
+    """Erase the attribute, fit on what is left; m = penalties. Columns that train on the same rows share an eraser.
 
-    The heads apply to the embedding as it is in the cache; `parameters` holds eraser_read [s, k, d], …
+    The heads apply to the embedding as it is in the cache; `parameters` holds eraser_read [c, k, d], …
     """
-    train, m, c = problem.train, len(problem.penalties), len(problem.columns)
-    seeds = list(dict.fromkeys(at.seed for at in problem.columns))
-    w, b = np.empty((m, c, train.x.shape[1])), np.empty((m, c))
-    converged, erasers = np.empty((m, c), bool), []
-    for seed in seeds:
-        own = np.array([j for j, at in enumerate(problem.columns) if at.seed == seed])
-        rows = np.flatnonzero(~np.isnan(train.y[:, own]).all(axis=1))
+    train, m, (c, d) = problem.train, len(problem.penalties), (len(problem.columns), problem.train.x.shape[1])
+    w, b, converged = np.empty((m, c, d)), np.empty((m, c)), np.empty((m, c), bool)
+    rank = len(problem.groups) - 1
+    read, write, mean = np.zeros((c, rank, d)), np.zeros((c, d, rank)), np.zeros((c, d))
+    known = ~np.isnan(train.y)
+    sets: dict[bytes, list[int]] = {}
+    for column in range(c):
+        sets.setdefault(known[:, column].tobytes(), []).append(column)
+    for same in sets.values():
+        own, rows = np.array(same), np.flatnonzero(known[:, same[0]])
         if len(set(train.group[rows]) - {-1}) < 2:
             raise UsageError(
                 f"Erasing {problem.attribute} needs training rows of two groups.",
@@ -98,31 +101,20 @@ def _fit(problem: Problem) -> Solution:
                 "Choose another attribute.",
             )
         eraser = fit_leace(train.x[rows], train.group[rows])
-        fit = fit_logistic(
-            eraser(train.x[rows]).astype(np.float32),
-            train.y[np.ix_(rows, own)],
-            problem.penalties.tolist(),
-            weights=problem.weights[np.ix_(rows, own)],
-        )
+        erased = eraser(train.x[rows]).astype(np.float32)
+        weights = problem.weights[np.ix_(rows, own)]
+        fit = fit_logistic(erased, train.y[np.ix_(rows, own)], problem.penalties.tolist(), weights=weights)
         w[:, own], b[:, own] = eraser.pull_back(fit.w, fit.b)
         converged[:, own] = fit.converged
-        erasers.append(eraser)
-    rank = max(len(each.read) for each in erasers)
-    read = np.zeros((len(seeds), rank, train.x.shape[1]))
-    write = np.zeros((len(seeds), train.x.shape[1], rank))
-    for at, each in enumerate(erasers):
-        read[at, : len(each.read)], write[at, :, : len(each.read)] = each.read, each.write
+        k = len(eraser.read)
+        read[own, :k], write[own, :, :k], mean[own] = eraser.read, eraser.write, eraser.mean
     return Solution(
         tuple({"penalty": float(value)} for value in problem.penalties),
         w,
         b,
         converged=converged,
-        facts={"erased_directions": [len(each.read) for each in erasers]},
-        parameters={
-            "eraser_read": read,
-            "eraser_write": write,
-            "eraser_mean": np.stack([e.mean for e in erasers]),
-        },
+        facts={"erased_directions": (np.abs(read).sum(axis=2) > 0).sum(axis=1).tolist()},
+        parameters={"eraser_read": read, "eraser_write": write, "eraser_mean": mean},
     )
 
 

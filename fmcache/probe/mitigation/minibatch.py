@@ -96,12 +96,12 @@ def train(
 ) -> tuple[Any, Any]:
     """Run the recipe; returns params and state as NumPy arrays.
 
-    An epoch has as many steps as the column with the most rows has batches (at least one).
+    An epoch of a column has as many steps as its rows make whole batches (at least one); a column that has done them
+    rests until the epoch's end.
     """
-    n_known = (~np.isnan(rows.y)).sum(axis=0)
-    batch = int(min(recipe.batch, n_known.min()))
-    steps = max(int(n_known.max()) // batch, 1)
-    total = np.float32(recipe.epochs * steps)
+    batch = recipe.batch
+    steps = np.maximum((~np.isnan(rows.y)).sum(axis=0) // batch, 1)
+    most = int(steps.max())
     rngs = [np.random.default_rng([seed, 11]) for seed in seeds]
     data = (
         jnp.asarray(rows.x, jnp.float32),
@@ -112,11 +112,18 @@ def train(
     )
     params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), start)
     zero = jax.tree.map(jnp.zeros_like, params)
-    carry = (params, zero, zero, state, jnp.float32(0))
+    carry = (params, zero, zero, jax.tree.map(jnp.asarray, state), jnp.zeros(len(seeds), jnp.float32))
+    speed = (
+        steps.astype(np.int32),
+        np.float32(recipe.epochs),
+        np.float32(recipe.rate),
+        np.float32(recipe.decay),
+    )
     for _ in range(recipe.epochs):
-        order = [draw(column, rng, steps * batch) for column, rng in enumerate(rngs)]
-        index = np.stack(order, axis=1).reshape(steps, batch, len(seeds)).swapaxes(1, 2)
-        speed = (total, np.float32(recipe.rate), np.float32(recipe.decay))
+        index = np.zeros((most, len(seeds), batch), np.int64)
+        for column, rng in enumerate(rngs):
+            count = int(steps[column])
+            index[:count, column] = draw(column, rng, count * batch).reshape(count, batch)
         carry = _epoch(gradient, data, jnp.asarray(index, jnp.int32), fixed, speed, carry)
     return jax.tree.map(np.asarray, (carry[0], carry[3]))
 
@@ -125,22 +132,33 @@ def train(
 def _epoch(gradient: Gradient, data: Any, index: Any, fixed: Any, speed: Any, carry: Any) -> Any:
     """One compiled loop over index [steps, c, B]."""
     x, y, group, shift, width = data
-    total, rate, decay = speed
+    steps, epochs, rate, decay = speed
+    total = epochs * steps.astype(jnp.float32)
     column = jnp.arange(y.shape[1], dtype=jnp.int32)[:, None]
 
-    def step(carry: Any, rows: Any) -> tuple[Any, None]:
+    def step(carry: Any, now: Any) -> tuple[Any, None]:
         params, first, second, state, t = carry
+        number, rows = now
+        moves = number < steps  # [c]
         batch = ((x[rows] - shift[:, None, :]) / width[:, None, :], y[rows, column], group[rows])
-        g, state = gradient(params, state, batch, fixed)
-        t = t + 1
-        first = jax.tree.map(lambda m, g: _BETA_1 * m + (1 - _BETA_1) * g, first, g)
-        second = jax.tree.map(lambda v, g: _BETA_2 * v + (1 - _BETA_2) * g**2, second, g)
-        now = rate / 2 * (1 + jnp.cos(jnp.pi * (t - 1) / total))
+        g, after = gradient(params, state, batch, fixed)
+        t_1 = t + 1
+        m_1 = jax.tree.map(lambda m, g: _BETA_1 * m + (1 - _BETA_1) * g, first, g)
+        v_1 = jax.tree.map(lambda v, g: _BETA_2 * v + (1 - _BETA_2) * g**2, second, g)
+        speed = rate / 2 * (1 + jnp.cos(jnp.pi * t / total))
+
+        def by_column(value: Any, like: Any) -> Any:
+            return value.reshape(1, -1, *(1,) * (like.ndim - 2))
 
         def move(p: Any, m: Any, v: Any) -> Any:
-            up = (m / (1 - _BETA_1**t)) / (jnp.sqrt(v / (1 - _BETA_2**t)) + _EPSILON)
-            return p - now * (up + decay * p)
+            one, two = by_column(1 - _BETA_1**t_1, p), by_column(1 - _BETA_2**t_1, p)
+            return p - by_column(speed, p) * ((m / one) / (jnp.sqrt(v / two) + _EPSILON) + decay * p)
 
-        return (jax.tree.map(move, params, first, second), first, second, state, t), None
+        def kept(new: Any, old: Any) -> Any:
+            return jnp.where(by_column(moves, old), new, old)
 
-    return jax.lax.scan(step, carry, index)[0]
+        fresh = (jax.tree.map(move, params, m_1, v_1), m_1, v_1, after)
+        return (*jax.tree.map(kept, fresh, (params, first, second, state)), jnp.where(moves, t_1, t)), None
+
+    numbers = jnp.arange(index.shape[0], dtype=jnp.int32)
+    return jax.lax.scan(step, carry, (numbers, index))[0]
