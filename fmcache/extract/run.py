@@ -235,7 +235,8 @@ def _embed_group(
                     job.facts["decode_scaled"] = _compare_decoding(
                         job, dataset, units[slice(*bounds[index])], array
                     )
-                job.spread.append(float(np.nanmax(np.ptp(array, axis=0))) if len(array) > 1 else np.nan)
+                if len(array) > 1:
+                    job.spread.append(float(np.ptp(array, axis=0).max()))
                 writing.append(writer_thread.submit(_writer(job).write, index, array, rejected))
         _wait(writing, group)
 
@@ -329,7 +330,7 @@ def _provenance(job: _Job, options: ExtractOptions, energy: Energy) -> dict[str,
         "images": job.meter.images,
         **job.meter.document(),
         **job.facts,
-        "constant": bool(job.spread) and float(np.nanmax(job.spread)) == 0.0,
+        "constant": bool(job.spread) and max(job.spread) == 0.0,
         "versions": {
             "fmcache": fmcache.__version__,
             "torch": torch.__version__,
