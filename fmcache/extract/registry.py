@@ -29,6 +29,10 @@ FAMILIES = (
     "blip",
     "blip2",
     "segmentation",
+    "eva_x",
+    "timm_names",
+    "open_clip_names",
+    "hf_names",
     "efficientnet",
 )
 # prefix of a name → the module that makes a card of what follows
@@ -150,7 +154,7 @@ def load_model(
     with without_random_weights():
         network: Network = family.build(card, weights, wanted)
     heads = tuple(network.heads)
-    chosen = pool or heads[0]
+    chosen = pool or (card.pools or heads)[0]
     if chosen not in heads:
         raise _no_such_pool(card, chosen, heads)
     network.module.to(device)

@@ -76,6 +76,24 @@ CARDS = (
     _card("base", 768, "", "", True),
     _card("large", 1024, "", "", True),
     _card("giant", 1536, "", "", True),
+    Card(
+        id="retfound-dinov2",
+        title="RETFound DINOv2 ViT-L/14, colour fundus",
+        family="dinov2",
+        architecture="vit_large_patch14_dinov2",
+        dim=1024,
+        licence="CC BY-NC 4.0",
+        non_commercial=True,
+        pools=("cls", "mean", "cls+mean"),
+        preprocess=_EVAL,
+        published=Published(
+            hub="YukunZhou/RETFound_dinov2_meh",
+            file="RETFound_dinov2_meh.pth",
+            gated="Accept the terms (a form) at https://huggingface.co/YukunZhou/RETFound_dinov2_meh.",
+        ),
+        options={"patch": 14},
+        paper="Zhou et al., Revealing the Impact of Pre-training Data on Medical Foundation Models, 2025",
+    ),
 )
 ALIASES = {"dinov2": "dinov2-base", "dinov2-reg": "dinov2-base-reg"}
 
@@ -89,7 +107,9 @@ def build(card: Card, weights: Weights, preprocess: Preprocess) -> Network:
     state = timm_names(weights.state)
     if "pos_embed" in state:
         state["pos_embed"] = resize_positions(state["pos_embed"], side // 14, "reg4" in card.architecture)
-    load_strictly(module, state, card, may_be_unused=("mask_token", "decoder.", "head."))
+    load_strictly(
+        module, state, card, may_be_unused=("mask_token", "decoder.", "head.", "dino_head.", "ibot_head.")
+    )
     prefix = module.num_prefix_tokens
 
     def tokens(x: torch.Tensor) -> torch.Tensor:

@@ -135,3 +135,22 @@ def find_vocabulary(
 def _sha256(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "tokenizer.model",
+)
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 over the vocabulary files of a folder."""
+    sha = hashlib.sha256()
+    for name in (*_TOKENIZER_FILES, "tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).is_file():
+            sha.update(f"{name}\n{_sha256(folder / name)}\n".encode())
+    return sha.hexdigest()

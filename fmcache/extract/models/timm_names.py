@@ -9,7 +9,27 @@ from typing import Any
 from fmcache.errors import ModelError
 from fmcache.extract.models.card import Card, Network, Published, Weights
 from fmcache.extract.models.loading import load_strictly
-from fmcache.extract.preprocess import Geometry, Normalise, Preprocess
+from fmcache.extract.preprocess import IMAGENET, Geometry, Normalise, Preprocess, resize_and_crop
+
+CARDS = (
+    Card(
+        id="dinov3",
+        title="DINOv3 ViT-B/16 (LVD-1689M)",
+        family="timm_names",
+        architecture="vit_base_patch16_dinov3.lvd1689m",
+        dim=768,
+        licence="DINOv3 licence",
+        pools=("cls", "mean", "pooled"),
+        preprocess=resize_and_crop(256, 256, IMAGENET),
+        published=Published(
+            hub="timm/vit_base_patch16_dinov3.lvd1689m",
+            gated="Meta's own repositories are gated: accept the DINOv3 licence at "
+            "https://huggingface.co/facebook/dinov3-vitb16-pretrain-lvd1689m.",
+        ),
+        paper="Simeoni et al., DINOv3, arXiv:2508.10104",
+    ),
+)
+ALIASES = {"dinov3-base": "dinov3"}
 
 
 def named(id: str, name: str) -> Card:
@@ -38,8 +58,8 @@ def complete(card: Card) -> Card:
     repository = config.hf_hub_id or ""
     return replace(
         card,
-        licence=config.license or card.licence,
-        preprocess=_preprocess(config),
+        licence=card.licence if card.preprocess else config.license or card.licence,
+        preprocess=card.preprocess or _preprocess(config),
         published=replace(card.published, hub=repository) if repository else card.published,
     )
 
@@ -57,7 +77,12 @@ def build(card: Card, weights: Weights, preprocess: Preprocess) -> Network:
     unused = (*_classifier(_config(card)), "mask_token", "decoder")
     counters = [key for key in module.state_dict() if key.endswith("num_batches_tracked")]
     load_strictly(module, state, card, may_be_unused=unused, may_be_missing=counters)
-    return Network(module, {"pooled": module}, preprocess)
+    heads = {"pooled": module}
+    prefix = getattr(module, "num_prefix_tokens", 0)
+    if prefix:  # a transformer with a class token
+        heads["cls"] = lambda x: module.forward_features(x)[:, 0]
+        heads["mean"] = lambda x: module.forward_features(x)[:, prefix:].mean(1)
+    return Network(module, heads, preprocess)
 
 
 def _config(card: Card) -> Any:
