@@ -91,11 +91,31 @@ def phantom(
     visible_female: Annotated[
         float, typer.Option(min=0, max=1, help="Share of visible lesions in women.")
     ] = 0.65,
+    prevalence_male: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of men's images with the lesion.")
+    ] = 0.5,
+    prevalence_female: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of women's images with the lesion.")
+    ] = 0.5,
+    women: Annotated[float, typer.Option(min=0, max=1, help="Share of patients who are women.")] = 0.5,
+    lucent: Annotated[
+        str, typer.Option(help="female or male: whose lesions are darker than the lung, not brighter.")
+    ] = "",
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
     debug: Debug = False,
 ) -> None:
     """Make a radiograph-like study with a known, planted difference between men and women."""
     from fmcache.extract.datasets.phantom import synthesize_phantom
 
-    visible = {"male": visible_male, "female": visible_female}
-    typer.echo(synthesize_phantom(out, patients=patients, images=images, visible=visible, seed=seed))
+    typer.echo(
+        synthesize_phantom(
+            out,
+            patients=patients,
+            images=images,
+            visible={"male": visible_male, "female": visible_female},
+            prevalence={"male": prevalence_male, "female": prevalence_female},
+            women=women,
+            lucent=lucent,
+            seed=seed,
+        )
+    )

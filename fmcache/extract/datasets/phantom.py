@@ -9,6 +9,13 @@ image and the scores of the rest are exchangeable, so that
 
 The shares are exact and not drawn: within each split and sex, half of the images (rounded) are positive and the share
 v_g of those (rounded) is visible. Splits are by patient and stratified by sex.
+
+What a reader of the images cannot repair is thereby planted by default. Three parameters plant what a model *learns* to
+do wrong, so that mitigation has something to repair; they leave the ideal reader's AUC and TPR as they are:
+
+* ``prevalence``: the share of positive images by sex. Where the sexes differ, a model leans on the sex it can see.
+* ``women``: the share of patients who are women. A small group is learned from few images.
+* ``lucent``: the lesions of that sex are darker than the lung instead of brighter: another sign to learn.
 """
 
 from __future__ import annotations
@@ -32,6 +39,7 @@ from fmcache.extract.datasets.thorax import SIDE, noise_bank, thorax
 
 VERSION = 1  # of the generator: a change that alters any byte needs the next number
 VISIBLE: Mapping[str, float] = {"male": 0.95, "female": 0.65}
+PREVALENCE: Mapping[str, float] = {"male": 0.5, "female": 0.5}
 SPLITS: Mapping[str, float] = {"train": 0.5, "val": 0.2, "test": 0.3}
 _TRUTH = "truth.json"
 _WORKERS = 2
@@ -93,6 +101,9 @@ def synthesize_phantom(
     patients: int = 700,
     images: int = 1200,
     visible: Mapping[str, float] = VISIBLE,
+    prevalence: Mapping[str, float] = PREVALENCE,
+    women: float = 0.5,
+    lucent: str = "",
     seed: int = 0,
 ) -> Path:
     """Write the study to `out`: ``images/*.png`` (512 x 512, 8-bit grey), two tables and ``truth.json``.
@@ -105,23 +116,25 @@ def synthesize_phantom(
     out : a directory that does not exist, is empty, or holds this very study.
     patients, images : how many; every patient has at least one image.
     visible : ``{"male": share, "female": share}``, each in [0, 1].
+    prevalence : of the lesion by sex, each above 0 and below 1. women : their share of the patients, likewise.
+    lucent : ``female`` or ``male``, whose lesions are darker than the lung; "" for nobody's.
 
     Raises
     ------
     UsageError : a parameter is out of range, or `out` holds something else.
     """
     out = Path(out)
-    parameters = _checked(patients, images, visible, seed)
+    parameters = _checked(patients, images, visible, seed) | _varied(prevalence, women, lucent)
     if _is_there(out, parameters):
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         (scratch / "images").mkdir()
-        plan = plan_study(patients, images, visible, seed)
+        plan = plan_study(patients, images, visible, seed, prevalence, women)
         plan.patients.write_csv(scratch / "patients.csv")
         plan.images.write_csv(scratch / "images.csv")
-        _draw(plan, scratch, seed)
+        _draw(plan, scratch, seed, lucent)
         truth = {"parameters": parameters, "truth": phantom_truth(visible), "planted": planted(visible)}
         (scratch / _TRUTH).write_text(json.dumps(truth, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         scratch.chmod(0o755)
@@ -131,10 +144,18 @@ def synthesize_phantom(
     return out
 
 
-def plan_study(patients: int, images: int, visible: Mapping[str, float], seed: int) -> Plan:
+def plan_study(
+    patients: int,
+    images: int,
+    visible: Mapping[str, float],
+    seed: int,
+    prevalence: Mapping[str, float] = PREVALENCE,
+    women: float = 0.5,
+) -> Plan:
     """The two tables of the study; which image is visible is in the column ``visible`` (1, 0; 0 for negatives)."""
     rng = np.random.default_rng([VERSION, seed])
-    sex = rng.permutation(np.arange(patients) % 2)  # 0 male, 1 female
+    order = np.arange(patients) % 2 if women == 0.5 else np.arange(patients) < _round(women * patients)
+    sex = rng.permutation(order.astype(np.int64))  # 0 male, 1 female
     split = np.empty(patients, dtype="U5")
     for s in (0, 1):
         members = rng.permutation(np.flatnonzero(sex == s))
@@ -148,7 +169,7 @@ def plan_study(patients: int, images: int, visible: Mapping[str, float], seed: i
     for name in SPLITS:
         for s, label in enumerate(("male", "female")):
             members = rng.permutation(np.flatnonzero((split[owner] == name) & (sex[owner] == s)))
-            positive = members[: _round(len(members) / 2)]
+            positive = members[: _round(len(members) * prevalence[label])]
             lesion[positive] = 1
             seen[positive[: _round(visible[label] * len(positive))]] = 1
     patient_ids = np.array([f"p{i:05d}" for i in range(patients)])
@@ -167,7 +188,7 @@ def plan_study(patients: int, images: int, visible: Mapping[str, float], seed: i
     return Plan(people, table)
 
 
-def _draw(plan: Plan, folder: Path, seed: int) -> None:
+def _draw(plan: Plan, folder: Path, seed: int, lucent: str) -> None:
     rows = plan.images.join(plan.patients, on="patient_id", how="left", maintain_order="left")
     bank = noise_bank(np.random.default_rng([VERSION, seed, 1]))
 
@@ -175,8 +196,9 @@ def _draw(plan: Plan, folder: Path, seed: int) -> None:
         body = np.random.default_rng([VERSION, seed, 2, int(row["patient_id"][1:])])
         view = np.random.default_rng([VERSION, seed, 3, int(row["image_id"][1:])])
         pixels = thorax(
-            body, view, bank, female=row["sex"] == "female", age=row["age"], lesion=bool(row["visible"])
-        )
+            body, view, bank, female=row["sex"] == "female", age=row["age"], lesion=bool(row["visible"]),
+            lucent=row["sex"] == lucent,
+        )  # fmt: skip
         assert pixels.shape == (SIDE, SIDE)
         Image.fromarray(pixels).save(folder / row["file"], compress_level=1)
 
@@ -206,6 +228,26 @@ def _checked(patients: int, images: int, visible: Mapping[str, float], seed: int
         raise UsageError("A seed is a whole number from 0.", f"It is {seed}.", "Example: --seed 0")
     shares = {sex: float(share) for sex, share in visible.items()}
     return {"generator": VERSION, "patients": patients, "images": images, "visible": shares, "seed": seed}
+
+
+def _varied(prevalence: Mapping[str, float], women: float, lucent: str) -> dict[str, Any]:
+    """The parameters that are not the default's, checked; none for the default study, whose bytes never change."""
+    shares = {sex: float(prevalence.get(sex, math.nan)) for sex in VISIBLE}
+    if set(prevalence) != set(VISIBLE) or not all(0 < share < 1 for share in (*shares.values(), women)):
+        raise UsageError(
+            "A prevalence and the share of women are above 0 and below 1.",
+            f"Asked for: prevalence {dict(prevalence)}, women {women:g}.",
+            "Example: fmcache phantom OUT --prevalence-female 0.25 --women 0.3",
+        )
+    if lucent not in ("", *VISIBLE):
+        raise UsageError(
+            f"Whose lesions are lucent is male, female or nobody; it is {lucent!r}.",
+            "",
+            "Example: fmcache phantom OUT --lucent female",
+        )
+    varied: dict[str, Any] = {"prevalence": shares} if shares != dict(PREVALENCE) else {}
+    varied |= {"women": float(women)} if women != 0.5 else {}
+    return varied | ({"lucent": lucent} if lucent else {})
 
 
 def _is_there(out: Path, parameters: Mapping[str, Any]) -> bool:

@@ -40,6 +40,7 @@ def thorax(
     female: bool,
     age: int,
     lesion: bool,
+    lucent: bool = False,
 ) -> np.ndarray:
     """One image, uint8 [512, 512].
 
@@ -48,6 +49,7 @@ def thorax(
     body : draws what belongs to the patient (the same at each visit).
     view : draws what belongs to the visit: position, exposure, grain, and where a lesion lies. It is asked for the
         same numbers whether or not `lesion` is set, so that an image without a visible lesion tells nothing of it.
+    lucent : the lesion is darker than the lung around it (a cavity or bulla) instead of brighter.
     """
     fields, grain = bank
     p = body.uniform(-1, 1, 24).astype(np.float32)  # the patient
@@ -97,7 +99,9 @@ def thorax(
     centre_x, centre_y = lung * (0.38 + 0.06 * q[9]), -0.10 + 0.30 * q[10]
     radius = 0.135 + 0.025 * q[11]
     distance = ((x - centre_x) / radius) ** 2 + ((y - centre_y) / (radius * (1 + 0.15 * q[12]))) ** 2
-    if lesion:
+    if lesion and lucent:
+        image -= (0.20 + 0.05 * q[13]) * _inside(distance, 0.5)
+    elif lesion:
         image += (0.42 + 0.05 * q[13]) * _inside(distance, 0.5)
 
     exposure, contrast = 0.04 * q[6], 1.0 + 0.12 * q[7]
