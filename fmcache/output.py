@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_C1 = re.compile(r"[\x7f-\x9f]")  # control characters that JSON leaves as they are and some terminals obey
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -42,13 +43,9 @@ def emit(
     if form is Format.auto:
         form = Format.table if sys.stdout.isatty() else Format.json
     if form is Format.json:
-        json.dump(
-            [{name: _plain(row.get(name)) for name in names} for row in rows],
-            sys.stdout,
-            indent=1,
-            ensure_ascii=False,
-        )
-        sys.stdout.write("\n")
+        plain = [{name: _plain(row.get(name)) for name in names} for row in rows]
+        text = json.dumps(plain, indent=1, ensure_ascii=False)
+        sys.stdout.write(_C1.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
     elif form is Format.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(names)

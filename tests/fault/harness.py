@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import multiprocessing
 import os
@@ -51,9 +52,12 @@ def run(cache: Path, *arguments: str, fault: str = "") -> Outcome:
     return Outcome(process.exitcode, out, err)
 
 
-def _child(arguments: list[str], fault: str, pipe: object) -> None:
+def _child(arguments: list[str], fault: str, pipe: object, wait: object = None) -> None:
     if fault:
         os.environ["FMCACHE_FAULT"] = fault
+    if wait is not None:
+        ctypes.CDLL(None).prctl(0x59616D61, -1)  # PR_SET_PTRACER, ANY: strace is no ancestor of this process
+        wait.recv()  # type: ignore[attr-defined]
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = worker.work(arguments)
@@ -62,13 +66,56 @@ def _child(arguments: list[str], fault: str, pipe: object) -> None:
     os._exit(code)
 
 
-def run_alone(cache: Path, *arguments: str, before: tuple[str, ...] = (), env: dict[str, str] | None = None) -> Outcome:
+def run_alone(
+    cache: Path, *arguments: str, before: tuple[str, ...] = (), env: dict[str, str] | None = None
+) -> Outcome:
     """The worker through exec, so that strace, ulimit and LD_PRELOAD can stand before it."""
     root = WORKER.parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), **(env or {})}
     command = [*before, sys.executable, str(WORKER), str(cache), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def run_traced(cache: Path, *arguments: str, inject: str) -> Outcome:
+    """`run` under ``strace -e inject=…``: the forked worker waits until strace holds it."""
+    reader, writer = _CONTEXT.Pipe(duplex=False)
+    wait, go = _CONTEXT.Pipe(duplex=False)
+    process = _CONTEXT.Process(target=_child, args=([str(cache), *arguments], "", writer, wait))
+    process.start()
+    writer.close()
+    calls = inject.partition(":")[0]
+    command = [
+        "strace",
+        "-f",
+        "-o",
+        "/dev/null",
+        "-e",
+        f"trace={calls}",
+        "-e",
+        f"inject={inject}",
+        "-p",
+        str(process.pid),
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
+        assert strace.stderr is not None
+        told = ""
+        for line in strace.stderr:
+            told += line
+            if "attached" in line:
+                break
+        else:
+            process.kill()
+            raise AssertionError(f"strace could not attach: {told}")
+        go.send(None)
+        try:
+            out, err = reader.recv()
+        except EOFError:
+            out, err = "", ""
+        process.join(60)
+        strace.stderr.read()
+    assert process.exitcode is not None, "the worker hangs"
+    return Outcome(process.exitcode, out, err)
 
 
 def state(path: Path, units: int = worker.UNITS) -> str:

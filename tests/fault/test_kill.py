@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.fault import worker
-from tests.fault.harness import BLOCKS, journaled, points, run, run_alone, run_state, state
+from tests.fault.harness import BLOCKS, journaled, points, run, run_state, run_traced, state
 
-MUTATING = "rename,renameat,renameat2,fsync,fdatasync,unlink,unlinkat,rmdir,mkdir,mkdirat,link,linkat,ftruncate"
+MUTATING = (
+    "rename,renameat,renameat2,fsync,fdatasync,unlink,unlinkat,rmdir,mkdir,mkdirat,link,linkat,ftruncate"
+)
 
 
 def resume_completes(cache: Path) -> None:
@@ -33,26 +35,48 @@ def resume_completes(cache: Path) -> None:
 def test_every_point_is_passed(tmp_path: Path) -> None:
     names = points(tmp_path)
     assert state(tmp_path / "traced") == "complete"
-    assert {"block:before_fsync", "block:after_fsync", "manifest:before_rename", "publish:before_rename"} <= set(names)
+    assert {
+        "block:before_fsync",
+        "block:after_fsync",
+        "manifest:before_rename",
+        "publish:before_rename",
+    } <= set(names)
     assert len(names) > 40
 
 
-@pytest.mark.parametrize("action", ["kill", "enospc", "eio"])
-def test_a_fault_at_every_named_point(tmp_path: Path, action: str) -> None:
+def fail_at(point: str, action: str, cache: Path) -> None:
+    shutil.rmtree(cache, ignore_errors=True)
+    done = run(cache, fault=f"{action}@{point}")
+    expected = -signal.SIGKILL if action == "kill" else 4
+    assert done.code == expected, (point, done)
+    if action == "enospc":
+        assert done.err.startswith("DiskFull"), (point, done.err)
+    first = state(cache)
+    assert first in ("absent", "complete"), point
+    assert run_state(cache) in ("absent", "run", "complete")
+    if first == "absent" and action != "kill":
+        assert not list(cache.rglob("*.partial")), point
+    resume_completes(cache)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_a_kill_at_every_named_point(tmp_path: Path, part: int) -> None:
+    for point in points(tmp_path)[part::4]:
+        fail_at(point, "kill", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("part", range(2))
+def test_no_space_or_an_io_error_at_every_named_point(tmp_path: Path, part: int) -> None:
+    """In turn; the heavy test tries both at each."""
+    for number, point in enumerate(points(tmp_path)[part::2]):
+        fail_at(point, ("enospc", "eio")[number % 2], tmp_path / "cache")
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("action", ["enospc", "eio"])
+def test_both_refusals_at_every_named_point(tmp_path: Path, action: str) -> None:
     for point in points(tmp_path):
-        cache = tmp_path / "cache"
-        shutil.rmtree(cache, ignore_errors=True)
-        done = run(cache, fault=f"{action}@{point}")
-        expected = -signal.SIGKILL if action == "kill" else 4
-        assert done.code == expected, (point, done)
-        if action == "enospc":
-            assert done.err.startswith("DiskFull"), (point, done.err)
-        first = state(cache)
-        assert first in ("absent", "complete"), point
-        assert run_state(cache) in ("absent", "run", "complete")
-        if first == "absent" and action != "kill":
-            assert not list(cache.rglob("*.partial")), point
-        resume_completes(cache)
+        fail_at(point, action, tmp_path / "cache")
 
 
 def test_a_kill_in_the_middle_of_the_blocks_keeps_the_finished_ones(tmp_path: Path) -> None:
@@ -63,11 +87,11 @@ def test_a_kill_in_the_middle_of_the_blocks_keeps_the_finished_ones(tmp_path: Pa
         resume_completes(cache)
 
 
-def test_a_kill_of_the_resume(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pairs", [24, pytest.param(400, marks=pytest.mark.heavy)])
+def test_a_kill_of_the_resume(tmp_path: Path, pairs: int) -> None:
     names = points(tmp_path)
-    random.seed(1)
-    pairs = random.sample([(a, b) for a in names for b in names], 60)
-    for first, second in pairs:
+    chosen = random.Random(1).sample([(a, b) for a in names for b in names], pairs)
+    for first, second in chosen:
         cache = tmp_path / "cache"
         shutil.rmtree(cache, ignore_errors=True)
         assert run(cache, fault=f"kill@{first}").code == -signal.SIGKILL
@@ -76,8 +100,9 @@ def test_a_kill_of_the_resume(tmp_path: Path) -> None:
         resume_completes(cache)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed: system calls cannot be counted")
+@pytest.mark.skipif(
+    shutil.which("strace") is None, reason="strace is not installed: system calls cannot be counted"
+)
 @pytest.mark.parametrize("part", range(4))
 def test_a_kill_at_every_mutating_system_call(tmp_path: Path, part: int) -> None:
     """Every fourth call in each of four tests, until the program survives."""
@@ -85,18 +110,19 @@ def test_a_kill_at_every_mutating_system_call(tmp_path: Path, part: int) -> None
     for call in range(1 + part, 400, 4):
         cache = tmp_path / "cache"
         shutil.rmtree(cache, ignore_errors=True)
-        strace = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={MUTATING}")
-        inject = ("-e", f"inject={MUTATING}:signal=SIGKILL:when={call}")
-        done = run_alone(cache, "--units", "100", "--only-extract", before=(*strace, *inject))
+        done = run_traced(
+            cache, "--units", "100", "--only-extract", inject=f"{MUTATING}:signal=SIGKILL:when={call}"
+        )
         seen.add(first := state(cache, 100))
         assert first in ("absent", "complete")
+        if done.code == 0:
+            assert call > 40
+            assert seen == {"absent", "complete"}
+            return
+        assert done.code == -signal.SIGKILL
         again = run(cache, "--units", "100", "--only-extract")
         assert again.code == 0, again.err
         assert state(cache, 100) == "complete"
-        if done.code == 0:
-            assert call > 20
-            assert seen == {"absent", "complete"}
-            return
     raise AssertionError("the program never survived")
 
 
@@ -106,7 +132,9 @@ def test_random_kills_on_the_same_cache(tmp_path: Path) -> None:
     environment = {"PYTHONPATH": str(Path(worker.__file__).parents[2])}
     while state(cache) != "complete":
         command = [sys.executable, worker.__file__, str(cache), "--slow", "0.05"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+        )
         try:
             process.wait(0.5 + rng.random() * 0.35)
         except subprocess.TimeoutExpired:
