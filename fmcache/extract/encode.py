@@ -11,7 +11,7 @@ import torch
 
 from fmcache.errors import FmcacheError
 from fmcache.extract.meter import Meter
-from fmcache.extract.preprocess import to_model_input
+from fmcache.extract.preprocess import model_input
 
 if TYPE_CHECKING:
     from fmcache.extract.registry import LoadedModel
@@ -55,7 +55,7 @@ class Encoder:
     def _forward(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         with torch.inference_mode():
             with self._meter.stage("transfer"):
-                x = to_model_input(list(images), self.model.preprocess.normalise, self.device)
+                x = model_input(list(images), self.model.preprocess, self.device)
             with self._meter.stage("model"), self._context():
                 return self.model.encode(x)
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from fmcache.errors import ModelError, UsageError
+from fmcache.extract.frame import Frame, FramePreprocess
 
 if TYPE_CHECKING:
     import torch
@@ -164,7 +165,7 @@ def fairmedfm_preprocess(dataset: str) -> Preprocess:
     )
 
 
-def apply_geometry(image: np.ndarray, geometry: Geometry) -> np.ndarray:
+def apply_geometry(image: np.ndarray, geometry: Geometry | Frame) -> np.ndarray:
     """Resize and crop, as the published transforms do on Pillow images.
 
     Parameters
@@ -175,6 +176,8 @@ def apply_geometry(image: np.ndarray, geometry: Geometry) -> np.ndarray:
     -------
     uint8 [side, side] or [side, side, 3], contiguous.
     """
+    if isinstance(geometry, Frame):
+        return geometry.apply(image)
     if geometry.grey and image.ndim == 3:
         image = np.asarray(Image.fromarray(image).convert("L"))
     if geometry.resize == "pad-square":
@@ -215,6 +218,15 @@ def _centre(image: np.ndarray, side: int, offset: str) -> np.ndarray:
     margins = [have - side for have in image.shape[:2]]
     top, left = [round(margin / 2) if offset == "round" else margin // 2 for margin in margins]
     return image[top : top + side, left : left + side]
+
+
+def model_input(
+    batch: Sequence[np.ndarray], preprocess: Preprocess | FramePreprocess, device: str | torch.device = "cpu"
+) -> torch.Tensor:
+    """What a model sees of images that went through its geometry, float32 [b, 3, side, side]."""
+    if isinstance(preprocess, FramePreprocess):
+        return preprocess.batch(batch, device)
+    return to_model_input(batch, preprocess.normalise, device)
 
 
 def to_model_input(

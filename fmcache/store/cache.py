@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from fmcache.store.durable import free_bytes, fsync_path, make_directory, put, s
 from fmcache.store.embeddings import Embeddings
 from fmcache.store.entries import SHORT, Entry, Stored, directories, read_entry, read_segments, stored_in
 from fmcache.store.keys import digest, path_name
+from fmcache.store.masks import Masks
 from fmcache.store.runs import Run, publish_run, read_run
-from fmcache.store.schema import RESULT_COLUMNS, ROW_COLUMNS, UNIT_COLUMNS, conform, empty
+from fmcache.store.schema import MASK_COLUMNS, RESULT_COLUMNS, ROW_COLUMNS, UNIT_COLUMNS, conform, empty
 from fmcache.store.segment import SegmentWriter
 from fmcache.store.tables import read_table, table_bytes
 from fmcache.store.texts import Texts
@@ -214,6 +216,41 @@ class Cache:
         MissingEntry, AmbiguousEntry, CorruptCache.
         """
         return Texts(self.entry(model, dataset, "text", key), verify or self._verify)
+
+    def masks(self, model: str, dataset: str, *, key: str | None = None, verify: str | None = None) -> Masks:
+        """The masks of a model on the newest version of a dataset; a picture whose file has changed is left out.
+
+        Raises
+        ------
+        MissingEntry, AmbiguousEntry, CorruptCache.
+        """
+        entry = self.entry(model, dataset, "mask", key)
+        samples = self.dataset(entry.dataset).samples
+        stored = stored_in(entry.segments)
+        images = pl.concat(
+            [table for segment in entry.segments if (table := segment.table("masks")) is not None]
+            or [empty(MASK_COLUMNS)]
+        )
+        images = images.select("input_digest", "slice", "image_digest").unique()
+        rows = stored.rows.join(images, on=["input_digest", "slice"], how="inner", maintain_order="left")
+        newest = rows.unique(["sample_id", "slice", "image_digest"], keep="last", maintain_order=True)
+        newest = newest.rename({"input_digest": "unit_digest", "image_digest": "input_digest"})
+        here = samples.join(
+            newest, on=["sample_id", "input_digest"], how="inner", maintain_order="left"
+        ).sort("segment", "row", "sample_id", maintain_order=True)
+        where = here.select("segment", "row").to_numpy().astype(np.int64)
+        order = [
+            "sample_id",
+            "slice",
+            "unit_digest",
+            *(name for name in samples.columns if name != "sample_id"),
+        ]
+        # a mask unit has a digest of its own; the reason of a rejection belongs to the sample
+        why = stored.quarantine.drop("input_digest").join(
+            samples.select("sample_id", "input_digest"), on="sample_id", how="inner", maintain_order="left"
+        )
+        missing = _missing_samples(samples, replace(stored, quarantine=why), here)
+        return Masks(entry, Embeddings(entry, here.select(order), missing, where, verify or self._verify))
 
     @contextmanager
     def segment(

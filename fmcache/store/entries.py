@@ -48,6 +48,11 @@ class Segment:
         table = self.published.table("rows.parquet")
         return table.with_columns(pl.col("segment").fill_null(self.number).cast(pl.Int32))
 
+    def table(self, name: str) -> pl.DataFrame | None:
+        """The tables `name` of all blocks put together; None if there is none."""
+        files = [file for file in sorted(self.published.files) if file.startswith(f"{name}/")]
+        return pl.concat([self.published.table(file) for file in files]) if files else None
+
     @cached_property
     def quarantine(self) -> pl.DataFrame:
         return self.published.table("quarantine.parquet")

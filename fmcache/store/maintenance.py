@@ -32,7 +32,7 @@ from fmcache.store.keys import file_digest
 from fmcache.store.manifest import NAME, open_published
 from fmcache.store.schema import UNIT_COLUMNS
 from fmcache.store.tables import content_digest, read_table, write_table
-from fmcache.store.workspace import ARRAY, JOURNAL, PLAN, SEGMENT, UNITS, locked, workspace_name
+from fmcache.store.workspace import ARRAY, JOURNAL, PLAN, SEGMENT, UNITS, locked, table_name, workspace_name
 
 KINDS = {"datasets": "dataset", "entries": "segment", "runs": "run_manifest"}
 
@@ -402,10 +402,14 @@ def _salvage(root: Path, entry: Path, folder: Path, target: Path) -> dict[str, i
         name = plan.chunk_name(block)
         file = published.files[f"{ARRAY}/{name}"]
         source = folder / ARRAY / name
+        beside = {
+            name: published.files[name] for name in published.files if name.endswith(table_name("", block))
+        }
         try:
             intact = (
                 file_check(source) == (file["bytes"], file["crc32c"])
                 and file_digest(source) == file["sha256"]
+                and all(file_digest(folder / name) == of["sha256"] for name, of in beside.items())
             )
         except OSError:
             intact = False
@@ -413,6 +417,9 @@ def _salvage(root: Path, entry: Path, folder: Path, target: Path) -> dict[str, i
             continue
         start, stop = plan.bounds(block)
         os.link(source, array / name)
+        for table in beside:
+            make_directory((work / SEGMENT / table).parent, inside=root)
+            os.link(folder / table, work / SEGMENT / table)
         members = units.slice(start, stop - start)
         place = {unit: row for row, unit in enumerate(members.rows())}
         rejected = [
@@ -426,6 +433,7 @@ def _salvage(root: Path, entry: Path, folder: Path, target: Path) -> dict[str, i
             "file": dict(file),
             "rejected": rejected,
             "max_relative_error": published.content["max_relative_error"],
+            **({"tables": {name: dict(of) for name, of in beside.items()}} if beside else {}),
         }
         write_document(work / JOURNAL / f"{block:05d}.json", "block", record, "repair_journal")
         kept += 1

@@ -35,6 +35,25 @@ QUARANTINE_COLUMNS: Mapping[str, pl.DataType] = {
     "stage": pl.String(),
     "reason": pl.String(),
 }
+# of mask entries; `input_digest` is that of the picture and its mask together, `image_digest` that of the picture
+MASK_COLUMNS: Mapping[str, pl.DataType] = {
+    "input_digest": pl.String(),
+    "slice": pl.Int32(),
+    "image_digest": pl.String(),
+    "class": pl.String(),
+    "shape": pl.String(),
+    "pixels": pl.Int64(),
+    "bits": pl.String(),
+}
+PROMPT_COLUMNS: Mapping[str, pl.DataType] = {
+    "input_digest": pl.String(),
+    "slice": pl.Int32(),
+    "class": pl.String(),
+    "prompt": pl.String(),
+    "coordinates": pl.String(),
+    "chosen": pl.Int32(),
+    **dict.fromkeys(("iou_1", "iou_2", "iou_3"), pl.Float32()),
+}
 PREDICTION_COLUMNS: Mapping[str, pl.DataType] = {
     "sample_id": pl.String(),
     "patient_id": pl.String(),

@@ -21,6 +21,7 @@ from fmcache.store.durable import (
     PARTIAL,
     fault_point,
     fsync_path,
+    make_directory,
     remove_tree,
     storage_errors,
     write_durably,
@@ -28,7 +29,7 @@ from fmcache.store.durable import (
 from fmcache.store.manifest import describe, write_manifest
 from fmcache.store.schema import QUARANTINE_COLUMNS, ROW_COLUMNS, empty
 from fmcache.store.tables import write_table
-from fmcache.store.workspace import ARRAY, SEGMENT, Block, Workspace
+from fmcache.store.workspace import ARRAY, SEGMENT, Block, Workspace, table_name
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,20 @@ class SegmentWriter:
         ]
         self.reused, self.written = len(space.journal), 0
 
-    def write(self, block: int, x: np.ndarray, rejected: Sequence[Rejected] = ()) -> list[Rejected]:
-        """Make a block durable: chunk file, fsync, journal record.
+    def write(
+        self,
+        block: int,
+        x: np.ndarray,
+        rejected: Sequence[Rejected] = (),
+        tables: Mapping[str, pl.DataFrame] | None = None,
+    ) -> list[Rejected]:
+        """Make a block durable: chunk file, its tables, fsync, journal record.
 
         Parameters
         ----------
         x : [stop - start, ...] in float32 or the stored dtype; rows of rejected units are stored as NaN.
         rejected : the units of this block that have no result.
+        tables : what belongs to the rows of this block beside the array, by name (masks and prompts of a mask entry).
 
         Returns
         -------
@@ -118,12 +126,17 @@ class SegmentWriter:
             self.reused += 1
         else:
             with storage_errors("writing a block", space.path):
-                self._write_chunk(block, stored, reasons, error)
+                self._write_chunk(block, stored, reasons, error, tables or {})
             self.written += 1
         return [reasons[row] for row in sorted(reasons)]
 
     def _write_chunk(
-        self, block: int, stored: np.ndarray, reasons: Mapping[int, Rejected], error: float
+        self,
+        block: int,
+        stored: np.ndarray,
+        reasons: Mapping[int, Rejected],
+        error: float,
+        tables: Mapping[str, pl.DataFrame],
     ) -> None:
         space = self._space
         chunk = encode(stored, space.plan)
@@ -143,6 +156,7 @@ class SegmentWriter:
         fault_point("block:after_rename")
         fsync_path(space.array)
         fault_point("block:after_fsync")
+        written = self._write_tables(block, tables)
         rejected = [
             {
                 "row": row,
@@ -160,10 +174,19 @@ class SegmentWriter:
             "file": file,
             "rejected": rejected,
             "max_relative_error": error,
+            **({"tables": written} if written else {}),
         }
         write_document(space.record_path(block), "block", record, "journal")
         space.journal[block] = record
         fault_point("block:done")
+
+    def _write_tables(self, block: int, tables: Mapping[str, pl.DataFrame]) -> dict[str, dict[str, Any]]:
+        """<name>/00007.parquet for block 7; bytes and sha256 of each."""
+        folder = self._space.path / SEGMENT
+        for name, table in tables.items():
+            make_directory(folder / name, inside=self._space.path)
+            write_table(folder / table_name(name, block), table, "block_table")
+        return describe(folder, [table_name(name, block) for name in tables])
 
     def reject(self, rejected: Sequence[Rejected]) -> None:
         """Inputs that never became units (unreadable, not an image); named by `sample_id`."""
@@ -210,11 +233,20 @@ class SegmentWriter:
                     "Another process writes the same staging directory and the lock does not work here.",
                     "Let one process write at a time, then run the same command again.",
                 )
+        beside = {
+            name: file for record in space.journal.values() for name, file in record.get("tables", {}).items()
+        }
+        if describe(folder, list(beside)) != dict(sorted(beside.items())):
+            raise CorruptCache(
+                "A table of a block changed after it was written.",
+                "Another process writes the same staging directory and the lock does not work here.",
+                "Let one process write at a time, then run the same command again.",
+            )
         rows, quarantine = self._tables()
         write_table(folder / "rows.parquet", rows, "rows")
         write_table(folder / "quarantine.parquet", quarantine, "quarantine")
         small = describe(folder, [f"{ARRAY}/zarr.json", "rows.parquet", "quarantine.parquet"])
-        self._remove_strays(folder, {*small, *chunks})
+        self._remove_strays(folder, {*small, *chunks, *beside})
         fsync_path(space.array)
         errors = [record["max_relative_error"] for record in space.journal.values()]
         content = {
@@ -228,7 +260,7 @@ class SegmentWriter:
             "max_relative_error": max(errors, default=0.0),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "provenance": dict(provenance),
-            "files": {**small, **chunks},
+            "files": {**small, **chunks, **beside},
         }
         write_manifest(folder, "segment", content)
         fsync_path(folder)

@@ -4,6 +4,7 @@ staging/<name>.lock            flock; an optimisation only, some network file sy
 staging/<name>/plan.json       key, shape, dtype, rows a block, digest of the units
 staging/<name>/plan.parquet    the units [input_digest, slice] in array order
 staging/<name>/journal/00007.json   written after the chunk file was fsynced
+staging/<name>/segment/<table>/00007.parquet   tables of a block, if it has any; in its journal record too
 staging/<name>/segment/        becomes segments/NNNN by one rename
 """
 
@@ -76,6 +77,10 @@ class Workspace:
                 record["units"] == self.units_digest(block)
                 and os.lstat(chunk).st_size == record["file"]["bytes"]
                 and file_digest(chunk) == record["file"]["sha256"]
+                and all(
+                    file_digest(self.path / SEGMENT / name) == file["sha256"]
+                    for name, file in record.get("tables", {}).items()
+                )
             ):
                 return record
         except (FileNotFoundError, CorruptCache, OSError, KeyError):
@@ -196,6 +201,11 @@ def block_rows_for(n: int, largest: int) -> int:
     """Rows a block for n units: about sixteen blocks, so that little is lost with a kill; at most `largest`."""
     step = min(256, largest)
     return max(1, min(n, largest, max(step, -(-n // 16 // step) * step)))
+
+
+def table_name(name: str, block: int) -> str:
+    """The file of a block's table `name`, relative to its segment."""
+    return f"{name}/{block:05d}.parquet"
 
 
 def workspace_name(entry: str, part: str) -> str:

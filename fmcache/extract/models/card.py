@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fmcache.extract.frame import FramePreprocess
 from fmcache.extract.preprocess import Preprocess
 
 if TYPE_CHECKING:
     import torch
 
+    from fmcache.extract.models.segmenter import Segmenter
     from fmcache.extract.models.text import TextTower
 
 
@@ -67,7 +69,7 @@ class Card:
     dim: int | None
     licence: str
     pools: tuple[str, ...] = ()
-    preprocess: Preprocess | None = None
+    preprocess: Preprocess | FramePreprocess | None = None
     published: Published = Published()
     text: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -87,12 +89,14 @@ class Network:
     heads : name of a pooling → function from the model's input [b, 3, s, s] to [b, d]; the first is the default.
     preprocess : as the weights' own configuration says, or the card's.
     text : the text side, or None.
+    segmenter : what masks are made with, or None.
     """
 
     module: torch.nn.Module
     heads: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
-    preprocess: Preprocess
+    preprocess: Preprocess | FramePreprocess
     text: TextTower | None = None
+    segmenter: Segmenter | None = None
 
 
 @dataclass(frozen=True)
