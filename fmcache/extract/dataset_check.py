@@ -56,14 +56,14 @@ def check_dataset(dataset: Dataset, card: DatasetCard | None, *, show_ids: bool 
     )
     paths = samples["path"].unique(maintain_order=True).to_list()
     missing = [path for path in paths if not (dataset.root / input_file(path)).exists()]
-    yield _files("image files", len(paths), missing, show_ids)
+    yield _files("image files", paths, missing, show_ids)
     used = {input_file(path) for path in paths}
     if "mask_path" in samples.columns:
         parts = [
             part.rpartition("=")[2] for text in samples["mask_path"].drop_nulls() for part in text.split(";")
         ]
         lost = [path for path in dict.fromkeys(parts) if not (dataset.root / input_file(path)).exists()]
-        yield _files("mask files", len(set(parts)), lost, show_ids)
+        yield _files("mask files", list(dict.fromkeys(parts)), lost, show_ids)
         used |= {input_file(path) for path in parts}
     yield from _extra(dataset.root, used, show_ids)
     gone = set(missing)
@@ -78,36 +78,43 @@ def _count(what: str, found: int, published: int | None, optional: bool = False)
     return Finding(what, "ok" if found == published else "note", f"{found:,}", f"{published:,} published")
 
 
-def _files(what: str, total: int, missing: list[str], show_ids: bool) -> Finding:
+def _files(what: str, paths: list[str], missing: list[str], show_ids: bool) -> Finding:
     if not missing:
-        return Finding(what, "ok", f"{total:,}, all there")
-    folders = Counter(PurePosixPath(input_file(path)).parts[0] for path in missing)
-    where = ", ".join(f"{folder}: {count:,}" for folder, count in folders.most_common(_MOST_FOLDERS))
-    names = f"; such as {', '.join(missing[:3])}" if show_ids else "; --show-ids names some"
-    return Finding(what, "bad", f"{len(missing):,} of {total:,} are missing ({where}{names})")
+        return Finding(what, "ok", f"{len(paths):,}, all there")
+    names = f"; such as {', '.join(missing[:3])}" if show_ids else ""
+    where = _where(missing, paths, show_ids)
+    return Finding(what, "bad", f"{len(missing):,} of {len(paths):,} are missing{where}{names}")
+
+
+def _where(some: Iterable[str], paths: Iterable[str], show_ids: bool) -> str:
+    """How many of `some` lie in which first folder; not where the folders are those of single people."""
+    known = [input_file(path) for path in paths]
+    folders = {PurePosixPath(path).parts[0] for path in known}
+    if not show_ids and len(folders) > min(_MOST_FOLDERS * 5, len(known) / 3):
+        return ""
+    counts = Counter(PurePosixPath(input_file(path)).parts[0] for path in some)
+    shown = {folder: count for folder, count in counts.items() if show_ids or folder in folders}
+    text = ", ".join(f"{folder}: {count:,}" for folder, count in Counter(shown).most_common(_MOST_FOLDERS))
+    return f" ({text})" if text else ""
 
 
 def _extra(root: Path, used: set[str], show_ids: bool) -> Iterator[Finding]:
-    """Files of the kinds that the samples use, which no sample names: perhaps another release, or a table cut short."""
+    """Files of the kinds that the samples use, which no sample names: another release, or a table cut short."""
     kinds = {PurePosixPath(path).suffix for path in used} - {""}
-    folders = {str(PurePosixPath(path)) for path in used}
-    extra: Counter[str] = Counter()
-    example: list[str] = []
+    extra: list[str] = []
     for place, _, names in os.walk(root):
         here = Path(place).relative_to(root).as_posix()
-        if here in folders or any(here.startswith(f"{folder}/") for folder in _heads(here, folders)):
+        if here in used or any(here.startswith(f"{folder}/") for folder in _heads(here, used)):
             continue  # inside a series
-        for name in names:
-            path = name if here == "." else f"{here}/{name}"
-            if PurePosixPath(name).suffix in kinds and path not in used:
-                extra[PurePosixPath(path).parts[0]] += 1
-                example.append(path)
+        paths = [name if here == "." else f"{here}/{name}" for name in names]
+        extra += [path for path in paths if PurePosixPath(path).suffix in kinds and path not in used]
     if not extra:
         yield Finding("files that no sample uses", "ok", "none")
         return
-    where = ", ".join(f"{folder}: {count:,}" for folder, count in extra.most_common(_MOST_FOLDERS))
-    names = f"; such as {', '.join(sorted(example)[:3])}" if show_ids else ""
-    yield Finding("files that no sample uses", "note", f"{sum(extra.values()):,} ({where}{names})")
+    example = f"; such as {', '.join(sorted(extra)[:3])}" if show_ids else ""
+    yield Finding(
+        "files that no sample uses", "note", f"{len(extra):,}{_where(extra, used, show_ids)}{example}"
+    )
 
 
 def _heads(path: str, folders: set[str]) -> Iterable[str]:
