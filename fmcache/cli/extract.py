@@ -59,7 +59,7 @@ def extract(
     ],
     root: Annotated[Path | None, typer.Option(help="The dataset as its owner ships it.")] = None,
     kind: Annotated[
-        str, typer.Option(help="image, or text (the prompts of the dataset's labels).")
+        str, typer.Option(help="image, text (the prompts of the dataset's labels) or mask (segmentation).")
     ] = "image",
     prompts: Annotated[
         str, typer.Option(help="With --kind text: dataset (the card's own), chexzero, medclip or clip.")
@@ -91,6 +91,24 @@ def extract(
         float, typer.Option(min=0, max=1, help="Stop when more than this share is rejected.")
     ] = 0.01,
     retry_rejected: Annotated[bool, typer.Option(help="Try quarantined inputs again.")] = False,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --kind mask: center, rand, rands or bbox; repeat for several; all that it takes."
+        ),
+    ] = None,
+    prompt_rule: Annotated[
+        str,
+        typer.Option(help="With --kind mask: paper, or fairmedfm (centre of the box, points may repeat)."),
+    ] = "paper",
+    seed: Annotated[int, typer.Option(min=0, help="With --kind mask: of the random points.")] = 0,
+    multimask: Annotated[
+        str, typer.Option(help="With --kind mask: best (of the predicted IoU) or all, to be stored.")
+    ] = "best",
+    logits: Annotated[
+        str,
+        typer.Option(help="With --kind mask: f16, f16-round6 (a fifth of the size) or mask (only the sign)."),
+    ] = "f16",
     task: Task = "full",
     uncertain: Uncertain = None,
     split: Split = None,
@@ -105,6 +123,7 @@ def extract(
     """Run frozen models once over a dataset and store the embeddings. Resumes, appends, quarantines."""
     from fmcache.extract.command import extract_command
     from fmcache.extract.dataset import SampleOptions
+    from fmcache.extract.mask_options import MaskOptions
 
     known = settings()
     with Bar() as bar:
@@ -131,6 +150,7 @@ def extract(
             max_reject=max_reject,
             retry_rejected=retry_rejected,
             dry_run=dry_run,
+            masks=MaskOptions(tuple(dict.fromkeys(prompt or ())), prompt_rule, seed, multimask, logits),
             samples=SampleOptions(task, uncertain, split, split_seed, balance, allow_leakage),
             progress=bar,
         )

@@ -9,6 +9,9 @@ from typing import Any
 
 from fmcache.errors import MissingExtra, UsageError
 from fmcache.extract.dataset import SampleOptions, load_dataset
+from fmcache.extract.frame import FramePreprocess, fairmedfm_frame
+from fmcache.extract.mask_options import MaskOptions
+from fmcache.extract.models.card import Card
 from fmcache.extract.options import ExtractOptions, ExtractSummary
 from fmcache.extract.plan import parse_shard
 from fmcache.extract.preprocess import Preprocess, fairmedfm_preprocess
@@ -18,7 +21,8 @@ from fmcache.progress import Progress, Silent
 from fmcache.settings import Settings
 from fmcache.store.cache import open_cache
 
-KINDS = ("image", "text")
+KINDS = ("image", "text", "mask")
+MASK_BATCH = {"cuda": 8, "mps": 2, "cpu": 1}
 BATCH = {"cuda": 256, "mps": 64, "cpu": 32}
 
 
@@ -47,6 +51,7 @@ def extract_command(
     retry_rejected: bool = False,
     dry_run: bool = False,
     samples: SampleOptions | None = None,
+    masks: MaskOptions | None = None,
     progress: Progress | None = None,
 ) -> ExtractSummary:
     """Resolve everything that can be wrong before a weight is read, then run.
@@ -66,7 +71,7 @@ def extract_command(
     data = load_dataset(dataset, root=root, settings=settings, options=samples)
     for line in [*data.notes, *count_lines(data.card["counts"])]:
         progress.note(line)
-    seen = _preprocess(preprocess, data.name)
+    wants_masks = kind == "mask"
     try:
         import torch
     except ModuleNotFoundError:
@@ -86,7 +91,7 @@ def extract_command(
         decode=decode,
         executor=executor,
         workers=workers or os.cpu_count() or 1,
-        batch=batch or BATCH[place.partition(":")[0]],
+        batch=batch or (MASK_BATCH if wants_masks else BATCH)[place.partition(":")[0]],
         shard=part,
         max_reject=max_reject,
         retry_rejected=retry_rejected,
@@ -101,12 +106,16 @@ def extract_command(
                 checkpoint=files.get(card.id),
                 pool=pool or settings.models.get(card.id, {}).get("pool"),
                 device=place,
-                preprocess=seen,
+                preprocess=_preprocess(preprocess, data.name, card),
                 side=side,
             )
         )
         progress.note(f"{card.id}: weights {loaded[-1].weights_sha256[:12]} from {loaded[-1].source}")
     where = open_cache(cache, create=True)
+    if wants_masks:
+        from fmcache.extract.mask_run import extract_masks
+
+        return extract_masks(loaded, data, where, options, masks or MaskOptions(), progress)
     if kind == "text":
         return extract_texts(loaded, data, where, options, prompts, progress)
     return extract(loaded, data, where, options, progress)
@@ -134,11 +143,13 @@ def _checkpoints(
     return files
 
 
-def _preprocess(name: str, dataset: str) -> Preprocess | None:
-    """None: each model's own."""
+def _preprocess(name: str, dataset: str, card: Card) -> Preprocess | FramePreprocess | None:
+    """None: the model's own."""
     if name == "native":
         return None
     if name == "fairmedfm":
+        if isinstance(card.preprocess, FramePreprocess):
+            return fairmedfm_frame(card.preprocess)
         return fairmedfm_preprocess(dataset)
     raise UsageError(
         f"--preprocess {name} means nothing.",

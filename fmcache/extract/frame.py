@@ -136,6 +136,17 @@ class FramePreprocess:
         return out
 
 
+def fairmedfm_frame(preprocess: FramePreprocess) -> FramePreprocess:
+    """What the FairMedFM benchmark feeds every 2-D model: squashed, BGR, ImageNet's mean and std.
+
+    OpenCV interpolates bytes with fixed-point weights; a byte may differ by one from what is computed here.
+    Source: FairMedFM (Jin et al., NeurIPS 2024), datasets/utils.py and wrappers/sam_model.py at ac062df.
+    """
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    shades = Shades(mean, std, divisor=255.0, bgr=True)
+    return FramePreprocess(Frame("squash", preprocess.geometry.side, "linear"), shades)
+
+
 def _nearest(size: int, new: int) -> np.ndarray:
     # OpenCV's order of divisions: the quotient of the quotient is not always size / new
     step = 1.0 / (new / size)

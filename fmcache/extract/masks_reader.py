@@ -15,7 +15,7 @@ from fmcache.extract.inputs import read_input
 from fmcache.extract.masks import MaskCard, mask_card
 from fmcache.extract.reader import ReaderOptions, Undecodable
 
-__all__ = ["MaskCard", "mask_bytes", "mask_card", "read_mask"]
+__all__ = ["MaskCard", "mask_bytes", "mask_card", "read_mask", "stored_values"]
 
 _GREY = ("1", "L", "P", "I;16", "I;16B", "I")
 
@@ -53,6 +53,16 @@ def read_mask(root: Path, mask_path: str, masks: MaskCard, reader: ReaderOptions
     for number, plane in sorted(planes, key=lambda one: one[0]):
         out[plane] = number
     return out
+
+
+def stored_values(root: Path, mask_path: str, reader: ReaderOptions) -> np.ndarray:
+    """The numbers of a mask of one part as they are stored, [h, w] or [s, h, w]; of several parts, those of the first.
+
+    Raises
+    ------
+    Undecodable : it cannot be read.
+    """
+    return _stored(read_input(root, mask_path.split(";")[0].rpartition("=")[2]), reader)
 
 
 def mask_bytes(root: Path, mask_path: str) -> bytes:

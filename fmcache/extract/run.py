@@ -8,7 +8,6 @@ number of workers, so the stored bytes are too (on one kind of device).
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -18,19 +17,17 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 
-import fmcache
-from fmcache.errors import RejectedInputs
 from fmcache.extract.dataset import Dataset
 from fmcache.extract.encode import Encoder
 from fmcache.extract.executors.executor import Executor, make_executor
 from fmcache.extract.inspect import inspect_inputs
 from fmcache.extract.meter import Energy, Meter
-from fmcache.extract.options import REJECTS_ALWAYS_ALLOWED, ExtractOptions, ExtractSummary, ModelSummary
+from fmcache.extract.options import ExtractOptions, ExtractSummary, ModelSummary
 from fmcache.extract.pixels import Decoded, Task, Unit, split_tasks
 from fmcache.extract.plan import Plan, key_document, plan_model
 from fmcache.extract.preprocess import shortest_side
+from fmcache.extract.provenance import provenance, refuse_too_many
 from fmcache.extract.reader import Undecodable
 from fmcache.extract.registry import LoadedModel
 from fmcache.extract.stopping import Stopping
@@ -77,7 +74,7 @@ def extract(
         samples = inspect_inputs(dataset, workers=options.workers, progress=progress)
         stopping.check()
         unreadable = int(samples["input_error"].is_not_null().sum())
-        _refuse_too_many(unreadable, samples.height, options)
+        refuse_too_many(unreadable, samples.height, options)
         cache.publish_dataset(dataset.name, dataset.card, samples)
         summary = ExtractSummary([], _duplicates(samples))
         jobs = []
@@ -166,7 +163,13 @@ def _run(
         for group in _groups(jobs):
             _embed_group(group, dataset, paths, executor, options, progress, stopping)
         for job in jobs:
-            published = _writer(job).publish(_provenance(job, options, energy))
+            facts = {
+                "batch": job.encoder.batch,
+                "batch_halved": job.encoder.halved,
+                **job.facts,
+                "constant": bool(job.spread) and max(job.spread) == 0.0,
+            }
+            published = _writer(job).publish(provenance(job.model, options, job.meter, energy, facts))
             job.summary.seconds = job.meter.elapsed
             if published is None:
                 job.summary.state = "finished by another process"
@@ -229,7 +232,7 @@ def _embed_group(
             )
             _wait(writing, active)
             failed += len(arrays[0][1])
-            _refuse_too_many(failed, len(units), options)
+            refuse_too_many(failed, len(units), options)
             for job, (array, rejected) in zip(active, arrays, strict=True):
                 if options.decode == "scaled" and "decode_scaled" not in job.facts:
                     job.facts["decode_scaled"] = _compare_decoding(
@@ -312,42 +315,6 @@ def _compare_decoding(
         "mean_cosine_distance": float(np.mean(1 - cosine)),
         "largest_cosine_distance": float(np.max(1 - cosine)),
     }
-
-
-def _provenance(job: _Job, options: ExtractOptions, energy: Energy) -> dict[str, Any]:
-    """How these numbers came to be; none of it is in the key."""
-    device = options.device
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or device
-    return {
-        "source": job.model.source,
-        "device": device,
-        "device_name": name,
-        "energy_joule": energy.joule(),
-        "batch": job.encoder.batch,
-        "batch_halved": job.encoder.halved,
-        "executor": options.executor,
-        "workers": options.workers,
-        "images": job.meter.images,
-        **job.meter.document(),
-        **job.facts,
-        "constant": bool(job.spread) and max(job.spread) == 0.0,
-        "versions": {
-            "fmcache": fmcache.__version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-    }
-
-
-def _refuse_too_many(rejected: int, inputs: int, options: ExtractOptions) -> None:
-    if rejected > max(options.max_reject * inputs, REJECTS_ALWAYS_ALLOWED):
-        limit = f"{options.max_reject:.1%} (and more than {REJECTS_ALWAYS_ALLOWED})"
-        raise RejectedInputs(
-            f"{rejected:,} of {inputs:,} inputs cannot be used.",
-            f"More than {limit} usually means a wrong --root or a missing plug-in; finished blocks are kept.",
-            "Look at one of the files, mend it, or accept it: --max-reject 1",
-        )
 
 
 def _duplicates(samples: pl.DataFrame) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fmcache.extract.frame import Frame, FramePreprocess, Shades
@@ -164,20 +163,6 @@ def build(card: Card, weights: Weights, preprocess: FramePreprocess | None) -> N
     )
     return Network(
         module, {"mean": lambda x: module.image_encoder(x).mean((2, 3))}, preprocess, segmenter=segmenter
-    )
-
-
-def fairmedfm(preprocess: FramePreprocess) -> FramePreprocess:
-    """What the FairMedFM benchmark feeds every 2-D model: squashed, BGR, ImageNet's mean and std.
-
-    Source: FairMedFM (Jin et al., NeurIPS 2024), datasets/utils.py and wrappers/sam_model.py at ac062df.
-    """
-    from fmcache.extract.preprocess import IMAGENET
-
-    return replace(
-        preprocess,
-        geometry=Frame("squash", preprocess.geometry.side, "linear"),
-        normalise=Shades(*IMAGENET, divisor=255.0, bgr=True),
     )
 
 

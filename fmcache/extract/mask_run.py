@@ -1,0 +1,439 @@
+"""``--kind mask``: the encoder sees every picture once, the decoder answers every prompt of every class.
+
+Blocks are the unit of work and of resumption, as for embeddings: 16 pictures with all their prompts, the array and its
+tables durable together. Pictures are decoded in threads, two blocks ahead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from fmcache.errors import FmcacheError, UsageError
+from fmcache.extract.dataset import Dataset
+from fmcache.extract.decode import decode
+from fmcache.extract.inputs import read_input
+from fmcache.extract.inspect import inspect_inputs
+from fmcache.extract.mask_inputs import COLUMN, inspect_masks, mask_classes
+from fmcache.extract.mask_options import MaskOptions, keep
+from fmcache.extract.mask_prompts import check_prompts, generator, make_prompt
+from fmcache.extract.masks_reader import MaskCard, read_mask
+from fmcache.extract.meter import Energy, Meter
+from fmcache.extract.models.segmenter import Segmenter
+from fmcache.extract.options import ExtractOptions, ExtractSummary, ModelSummary
+from fmcache.extract.provenance import provenance, refuse_too_many
+from fmcache.extract.reader import ReaderOptions, Undecodable
+from fmcache.extract.registry import LoadedModel
+from fmcache.extract.stopping import Stopping
+from fmcache.progress import Progress, Silent
+from fmcache.store.cache import Cache
+from fmcache.store.entries import Stored
+from fmcache.store.keys import digest
+from fmcache.store.masks import pack_mask, shape_text
+from fmcache.store.schema import MASK_COLUMNS, PROMPT_COLUMNS
+from fmcache.store.segment import Rejected, SegmentWriter
+
+KEY_VERSION = 1
+BLOCK = 16  # pictures a block
+BLOCK_BYTES = 256 << 20  # fewer pictures, where classes, prompts and masks are many
+PROMPTS_AT_ONCE = 64
+_PAIR = ["input_digest", "slice"]
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A unit, read: the picture as the model sees it, its size, and its class map at that size."""
+
+    seen: Any
+    size: tuple[int, ...]
+    classes: np.ndarray
+
+
+def extract_masks(
+    models: Sequence[LoadedModel],
+    dataset: Dataset,
+    cache: Cache,
+    options: ExtractOptions,
+    mask_options: MaskOptions,
+    progress: Progress | None = None,
+) -> ExtractSummary:
+    """Answer the prompts that the cache does not hold yet. Resumes, appends, quarantines as the embeddings do.
+
+    Raises
+    ------
+    UsageError : a model makes no masks, or does not take a kind of prompt. DatasetError : there are no masks. Else as
+    `fmcache.extract.run.extract`.
+    """
+    progress = progress or Silent()
+    for model in models:
+        if model.network.segmenter is None:
+            raise UsageError(
+                f"{model.card.id} makes no masks.",
+                "It embeds pictures.",
+                "Type: --kind image   or name a segmentation model: fmcache models",
+            )
+        check_prompts(mask_options.prompts, model.network.segmenter.prompts, model.card.id)
+    with Stopping() as stopping:
+        classes = mask_classes(dataset, options.workers)
+        samples = inspect_inputs(dataset, workers=options.workers, progress=progress)
+        cache.publish_dataset(dataset.name, dataset.card, samples)
+        summary = ExtractSummary([], [])
+        without = int(samples[COLUMN].is_null().sum())
+        if without:
+            summary.notes.append(f"{without:,} samples have no {COLUMN} and were left out.")
+        for model in models:
+            stopping.check()
+            reader = _reader(dataset.reader, model)
+            masks = inspect_masks(
+                dataset, samples, classes, reader, workers=options.workers, progress=progress
+            )
+            broken = masks.filter(pl.col("mask_error").is_not_null() & (pl.col("filled").list.len() == 0))
+            empty = broken.filter(pl.col("unit_digest").is_not_null()).height
+            unreadable = int(samples["input_error"].is_not_null().sum()) + broken.height - empty
+            refuse_too_many(unreadable, samples.height, options)
+            job = _Job(model, dataset, classes, reader, samples, masks, cache, options, mask_options)
+            summary.models.append(job.run(progress, stopping))
+    return summary
+
+
+def _reader(reader: ReaderOptions, model: LoadedModel) -> ReaderOptions:
+    """A model of volumes wants every slice."""
+    return replace(reader, slices=100_000) if model.card.options.get("volumes") else reader
+
+
+class _Job:
+    """One model over the pictures."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        dataset: Dataset,
+        classes: MaskCard,
+        reader: ReaderOptions,
+        samples: pl.DataFrame,
+        masks: pl.DataFrame,
+        cache: Cache,
+        options: ExtractOptions,
+        mask_options: MaskOptions,
+    ) -> None:
+        assert model.network.segmenter is not None
+        self.model, self.dataset, self.classes, self.reader = model, dataset, classes, reader
+        self.samples, self.masks, self.cache = samples, masks, cache
+        self.segmenter: Segmenter = model.network.segmenter
+        self.options = options
+        self.asked = replace(mask_options, prompts=mask_options.prompts or self.segmenter.prompts)
+        self.volumes = bool(model.card.options.get("volumes"))
+        self.kept = self.segmenter.masks if mask_options.multimask == "all" else 1
+        self.batch = options.batch
+        self.meter = Meter()
+        self.document = {
+            "version": KEY_VERSION,
+            "kind": "mask",
+            "model": {**model.document(), "segmenter": self.segmenter.document()},
+            "reader": reader.document(),
+            "classes": list(classes.classes),
+            "masks": _plain(classes),
+            **mask_options.document(),
+            "autocast": options.autocast,
+            "dtype": "float16",
+        }
+        self.key = digest(self.document)
+        self.where = {
+            unit: (path, mask, picture)
+            for unit, path, mask, picture in masks.select(
+                "unit_digest", "path", COLUMN, "input_digest"
+            ).iter_rows()
+            if unit is not None
+        }
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one array row."""
+        return (len(self.classes.classes), len(self.asked.prompts), self.kept, *self.segmenter.low)
+
+    def run(self, progress: Progress, stopping: Stopping) -> ModelSummary:
+        """Plan, answer, publish."""
+        card, name = self.model.card, self.dataset.name
+        stored = self.cache.stored(card.id, name, "mask", self.key)
+        units, rows, rejected, before = self._plan(stored)
+        summary = ModelSummary(
+            card.id, name, self.key, self.model.source, self.masks.height, units.height, before
+        )
+        if self.options.dry_run:
+            summary.state = "dry run"
+        elif units.height or rows.height or rejected:
+            self._write(units, rows, rejected, summary, progress, stopping)
+        now = self.cache.stored(card.id, name, "mask", self.key)
+        good = now.rows["sample_id"].unique().implode()
+        bad = now.quarantine.filter(pl.col("sample_id").is_in(self.samples["sample_id"].implode()))
+        summary.rejected = bad.filter(~pl.col("sample_id").is_in(good))["sample_id"].n_unique()
+        return summary
+
+    def _plan(self, stored: Stored) -> tuple[pl.DataFrame, pl.DataFrame, list[Rejected], int]:
+        usable = self.masks.filter(pl.col("mask_error").is_null())
+        if self.volumes:
+            usable = usable.with_columns(filled=pl.lit([0], pl.List(pl.Int32)))
+        rows = usable.select("sample_id", pl.col("filled").alias("slice"), pl.col("unit_digest")).explode(
+            "slice"
+        )
+        rows = rows.rename({"unit_digest": "input_digest"}).cast({"slice": pl.Int32})
+        todo = rows.join(stored.rows, on=["sample_id", *_PAIR], how="anti", maintain_order="left")
+        before = rows.height - todo.height
+        if not self.options.retry_rejected:
+            failed = stored.quarantine.filter(pl.col("row").is_not_null()).select(_PAIR).unique()
+            todo = todo.join(failed, on=_PAIR, how="anti", maintain_order="left")
+        if shard := self.options.shard:
+            number = pl.col("input_digest").str.slice(0, 8).str.to_integer(base=16, dtype=pl.Int64)
+            todo = todo.filter(number % shard.count == shard.index - 1)
+        units = todo.join(stored.units, on=_PAIR, how="anti", maintain_order="left")
+        units = units.select(_PAIR).unique(maintain_order=True)
+        unreadable = self.samples.filter(pl.col("input_error").is_not_null()).select(
+            "sample_id", "input_digest", stage=pl.lit("read"), reason="input_error"
+        )
+        broken = self.masks.filter(pl.col("mask_error").is_not_null()).select(
+            "sample_id", "input_digest", stage=pl.lit("mask"), reason="mask_error"
+        )
+        never = pl.concat([unreadable, broken]).join(
+            stored.quarantine, on=["sample_id", "reason"], how="anti", maintain_order="left"
+        )
+        if shard is not None and shard.index > 1:
+            never = never.clear()
+        rejected = [
+            Rejected(stage, reason, picture, 0, sample)
+            for sample, picture, stage, reason in never.iter_rows()
+        ]
+        return units, todo, rejected, before
+
+    def _write(
+        self,
+        units: pl.DataFrame,
+        rows: pl.DataFrame,
+        rejected: list[Rejected],
+        summary: ModelSummary,
+        progress: Progress,
+        stopping: Stopping,
+    ) -> None:
+        row_bytes = 2 * int(np.prod(self.shape))
+        self.cache.require_space(units.height * row_bytes // 2 + (16 << 20))
+        energy = Energy(self.options.device)
+        with self.cache.segment(
+            self.model.card.id,
+            self.dataset.name,
+            "mask",
+            self.document,
+            units,
+            rows,
+            d=self.shape,
+            dtype="float16",
+            block_rows=max(1, min(BLOCK, BLOCK_BYTES // row_bytes)),
+            part=str(self.options.shard) if self.options.shard else "",
+            lock=self.options.lock,
+            compressed=True,
+        ) as writer:
+            summary.reused_blocks = writer.reused
+            writer.reject(rejected)
+            todo = [block for block in writer.blocks if not block.done]
+            progress.start("masks", sum(block.stop - block.start for block in todo), "pictures")
+            with ThreadPoolExecutor(self.options.workers) as readers, ThreadPoolExecutor(1) as other:
+                writing: list[Future[Any]] = []
+                failed = 0
+                for index, read in self._read_ahead(writer, todo, readers):
+                    stopping.check()
+                    array, bad, tables = self._block(writer, index, read, progress, stopping)
+                    failed += len(bad)
+                    refuse_too_many(failed, units.height, self.options)
+                    with self.meter.stage("write"):
+                        for one in writing:
+                            one.result()
+                    writing = [other.submit(writer.write, index, array, bad, tables)]
+                for one in writing:
+                    one.result()
+            facts = {"batch": self.batch, "classes": len(self.classes.classes)}
+            published = writer.publish(provenance(self.model, self.options, self.meter, energy, facts))
+        summary.seconds = self.meter.elapsed
+        if published is None:
+            summary.state = "finished by another process"
+
+    def _read_ahead(
+        self, writer: SegmentWriter, todo: Sequence[Any], readers: ThreadPoolExecutor
+    ) -> Iterator[tuple[int, list[Future[_Picture | Undecodable]]]]:
+        """Blocks with their pictures, of which two blocks more are being read."""
+        begun: list[tuple[int, list[Future[_Picture | Undecodable]]]] = []
+        left = iter(todo)
+        while True:
+            while len(begun) < 3 and (block := next(left, None)) is not None:
+                units = writer.units.slice(block.start, block.stop - block.start).rows()
+                begun.append((block.index, [readers.submit(self._read, *unit) for unit in units]))
+            if not begun:
+                return
+            yield begun.pop(0)
+
+    def _read(self, unit: str, slice: int) -> _Picture | Undecodable:
+        """A picture and its mask; whatever is wrong with them is the result, not an error."""
+        path, mask, picture = self.where[unit]
+        try:
+            data = read_input(self.dataset.root, path)
+            if hashlib.sha256(data).hexdigest() != picture:
+                raise Undecodable("The file changed during the extraction; run the same command again.")
+            classes = read_mask(self.dataset.root, mask, self.classes, self.reader)
+            if self.volumes:
+                from fmcache.extract.models.cubes import read_volume
+
+                values = read_volume(data, self.reader)
+                if values.shape != classes.shape:
+                    raise Undecodable(_another_shape(classes, values))
+                return _Picture(values, values.shape, classes)
+            image = decode(data, slice=slice, reader=self.reader)
+            if classes.ndim == 3:
+                classes = classes[slice]
+            if classes.shape != image.shape[:2]:
+                raise Undecodable(_another_shape(classes, image))
+            return _Picture(self.model.preprocess.geometry.apply(image), image.shape[:2], classes)
+        except Undecodable as error:
+            return error
+        except MemoryError:
+            return Undecodable("It needs more memory to decode than there is.")
+
+    def _block(
+        self,
+        writer: SegmentWriter,
+        index: int,
+        read: Sequence[Future[_Picture | Undecodable]],
+        progress: Progress,
+        stopping: Stopping,
+    ) -> tuple[np.ndarray, list[Rejected], dict[str, pl.DataFrame]]:
+        """The logits of one block, its rejected units, and the rows of its two tables."""
+        start = writer.blocks[index].start
+        units = writer.units.slice(start, len(read)).rows()
+        array = np.zeros((len(read), *self.shape), np.float16)
+        bad: list[Rejected] = []
+        truths: list[tuple[Any, ...]] = []
+        asked: list[tuple[Any, ...]] = []
+        row = 0
+        while row < len(read):
+            stopping.check()
+            with self.meter.stage("decode"):
+                batch = [future.result() for future in read[row : row + self.batch]]
+            good: list[tuple[int, _Picture]] = []
+            for place, one in enumerate(batch, row):
+                if isinstance(one, Undecodable):
+                    bad.append(Rejected("decode", one.reason, *units[place]))
+                else:
+                    good.append((place, one))
+            if good and not self._answer(good, units, array, truths, asked):
+                continue  # the batch was halved
+            row += len(batch)
+            self.meter.images += len(batch)
+            progress.advance(len(batch), self.meter.text())
+        tables = {
+            "masks": pl.DataFrame(truths, schema=dict(MASK_COLUMNS), orient="row"),
+            "prompts": pl.DataFrame(asked, schema=dict(PROMPT_COLUMNS), orient="row"),
+        }
+        return array, bad, tables
+
+    def _answer(
+        self,
+        pictures: list[tuple[int, _Picture]],
+        units: Sequence[Any],
+        array: np.ndarray,
+        truths: list[tuple[Any, ...]],
+        asked: list[tuple[Any, ...]],
+    ) -> bool:
+        """One batch through the model; False if it did not fit and has to be tried with a smaller one."""
+        new_truths, prompts = [], {kind: [] for kind in self.asked.prompts}
+        for place, (row, picture) in enumerate(pictures):
+            unit, slice = units[row]
+            for number, name in enumerate(self.classes.classes):
+                inside = picture.classes == number + 1
+                pixels = int(inside.sum())
+                if not pixels:
+                    continue
+                shape = shape_text(inside.shape)
+                new_truths.append((unit, slice, self.where[unit][2], name, shape, pixels, pack_mask(inside)))
+                for kind in self.asked.prompts:
+                    random = generator(self.asked.seed, unit, slice, name, kind)
+                    points = make_prompt(kind, inside, random, self.asked.rule)
+                    prompts[kind].append((place, row, number, points))
+        try:
+            answers = self._model([picture for _, picture in pictures], prompts)
+        except torch.OutOfMemoryError as error:
+            self._halve(error)
+            return False
+        truths += new_truths
+        for (kind, (_, row, number, points)), (low, iou) in answers:
+            best = int(np.argmax(iou))
+            chosen = low if self.kept > 1 else low[best : best + 1]
+            array[row, number, self.asked.prompts.index(kind)] = keep(chosen, self.asked.logits)
+            known = [float(value) for value in iou] + [None] * (3 - len(iou))
+            name, text = self.classes.classes[number], json.dumps(points.tolist(), separators=(",", ":"))
+            asked.append((*units[row], name, kind, text, best, *known))
+        return True
+
+    def _model(self, pictures: list[_Picture], prompts: Mapping[str, list[Any]]) -> list[Any]:
+        """[(kind, (place, row, class, points)), (logits [m, *low], iou [m])] for every prompt."""
+        found: list[Any] = []
+        with torch.inference_mode(), self._context():
+            frames, places = self._see(pictures)
+            with self.meter.stage("model"):
+                maps = self.segmenter.encode(frames)
+                for kind, of in prompts.items():
+                    for start in range(0, len(of), PROMPTS_AT_ONCE):
+                        part = of[start : start + PROMPTS_AT_ONCE]
+                        inside = np.stack([places(place, points) for place, _, _, points in part])
+                        given = torch.from_numpy(inside).float().to(maps.device)
+                        pick = maps[[place for place, *_ in part]]
+                        points, boxes = (None, given.flatten(1)) if kind == "bbox" else (given, None)
+                        low, iou = self.segmenter.decode(pick, points, boxes)
+                        low, iou = low.float().cpu().numpy(), iou.float().cpu().numpy()
+                        found += [((kind, one), (low[i], iou[i])) for i, one in enumerate(part)]
+        return found
+
+    def _see(self, pictures: list[_Picture]) -> tuple[torch.Tensor, Any]:
+        """The model's input, and the function that takes points of picture `place` into it."""
+        with self.meter.stage("transfer"):
+            if self.volumes:
+                from fmcache.extract.models.cubes import see_volumes
+
+                return see_volumes(self.model, pictures, self.options.device)
+            frame = self.model.preprocess.geometry
+            frames = self.model.preprocess.batch([one.seen for one in pictures], self.options.device)
+        return frames, lambda place, points: frame.into(points, *pictures[place].size)
+
+    def _context(self) -> contextlib.AbstractContextManager[Any]:
+        if self.options.autocast == "fp32":
+            return contextlib.nullcontext()
+        kind = torch.bfloat16 if self.options.autocast == "bf16" else torch.float16
+        return torch.autocast(torch.device(self.options.device).type, kind)
+
+    def _halve(self, error: Exception) -> None:
+        if self.options.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        if self.batch == 1:
+            raise FmcacheError(
+                f"{self.model.card.id} does not fit into the memory of {self.options.device}, even with one picture.",
+                str(error).splitlines()[0],
+                "Use a device with more memory, a smaller model, or --autocast bf16.",
+            ) from None
+        self.batch = max(1, self.batch // 2)
+
+
+def _plain(masks: MaskCard) -> dict[str, Any]:
+    return {
+        "values": {name: list(of) for name, of in masks.values.items()},
+        "above": float(masks.above),
+        "ignore": None if masks.ignore is None else list(masks.ignore),
+    }
+
+
+def _another_shape(mask: np.ndarray, picture: np.ndarray) -> str:
+    ours, theirs = shape_text(mask.shape), shape_text(picture.shape[: mask.ndim])
+    return f"The mask has another shape than its picture: {ours} and {theirs}."
