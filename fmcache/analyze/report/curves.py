@@ -41,9 +41,8 @@ def roc(y: Float[ndarray, " n"], score: Float[ndarray, " n"]) -> Float[ndarray, 
     if len(fpr) <= GRID // 4:
         return np.stack([fpr, tpr])
     grid = np.linspace(0, 1, GRID)
-    # where the curve rises at one false-positive rate, its upper end is the curve there
-    top = np.r_[fpr[1:] != fpr[:-1], True]
-    return np.stack([np.r_[0.0, grid], np.r_[0.0, np.interp(grid, fpr[top], tpr[top])]])
+    # from above: where the curve rises at one false-positive rate, its upper end is the curve there
+    return np.stack([np.r_[0.0, grid], np.r_[0.0, np.interp(np.nextafter(grid, 2), fpr, tpr)]])
 
 
 def precision_recall(y: Float[ndarray, " n"], score: Float[ndarray, " n"]) -> Float[ndarray, "2 k"]:
