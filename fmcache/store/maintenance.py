@@ -17,12 +17,14 @@ from fmcache.errors import Busy, CorruptCache, MissingEntry, UsageError
 from fmcache.progress import Progress, Silent
 from fmcache.store.arrays import file_check
 from fmcache.store.cache import IDENTITY, Cache
+from fmcache.store.catalog import CATALOG, catalog_text
 from fmcache.store.datasets import read_version
 from fmcache.store.documents import read_document, write_document
 from fmcache.store.durable import (
     fault_point,
     fsync_path,
     make_directory,
+    read_bytes,
     remove_tree,
     storage_errors,
     write_durably,
@@ -208,10 +210,17 @@ def _strays(root: Path, folder: Path, expected: set[str]) -> list[Problem]:
 
 def _other_files(cache: Cache) -> Iterator[Problem]:
     root = cache.path
-    known = {"datasets", "entries", "runs", "results", "staging", "damaged", IDENTITY, "catalog.sql"}
+    known = {"datasets", "entries", "runs", "results", "staging", "damaged", IDENTITY, CATALOG}
     for path in sorted(root.iterdir()):
         if path.is_symlink():
             yield Problem(path.name, "a symbolic link that fmcache did not make", "remove it")
+        elif path.name == CATALOG and read_bytes(path) != catalog_text().encode():
+            yield Problem(
+                path.name,
+                "not as this fmcache writes it",
+                "look at it, then delete it: it is made anew",
+                False,
+            )
         elif path.name not in known:
             yield Problem(path.name, "not fmcache's file", "readers ignore it; move it away", False)
     for entry in _entry_folders(root):
@@ -224,7 +233,8 @@ def _other_files(cache: Cache) -> Iterator[Problem]:
         for path in sorted((root / "results").iterdir()):
             where = _relative(root, path)
             if path.suffix != ".parquet" or not stat.S_ISREG(path.lstat().st_mode):
-                yield Problem(where, "not fmcache's file", "move it away", path.is_symlink())
+                planted = path.is_symlink() or path.suffix == ".parquet"
+                yield Problem(where, "not fmcache's file", "move it away", planted)
                 continue
             try:
                 read_table(path)

@@ -16,7 +16,9 @@ import pytest
 from tests.fault.harness import BLOCKS, journaled, points, run, run_alone, run_state, state
 
 ROOT = os.geteuid() == 0
-needs_root = pytest.mark.skipif(not ROOT, reason="only root can mount a file system: full disks are not tried")
+needs_root = pytest.mark.skipif(
+    not ROOT, reason="only root can mount a file system: full disks are not tried"
+)
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
 
@@ -28,7 +30,9 @@ def can_mount() -> str:
     """Why mounting is not possible here; empty if it is."""
     if not ROOT:
         return "only root can mount a file system"
-    done = subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, check=False)
+    done = subprocess.run(
+        ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True, check=False
+    )
     return "" if done.returncode == 0 else "this machine does not let root mount"
 
 

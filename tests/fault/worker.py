@@ -79,7 +79,7 @@ def extract(cache: Cache, options: argparse.Namespace) -> str:
     units = pl.DataFrame({"input_digest": names, "slice": [0] * n})
     rows = units.select(pl.Series("sample_id", samples(n)["sample_id"]), "slice", "input_digest")
     cache.publish_dataset("study", {"title": "fault study"}, samples(n))
-    if not cache.stored("fault-model", "study", "image", _key()).units.height == n:
+    if cache.stored("fault-model", "study", "image", _key()).units.height != n:
         with cache.segment(
             "fault-model", "study", "image", DOCUMENT, units, rows, d=D, block_rows=BLOCK, lock=not options.no_lock
         ) as writer:  # fmt: skip
@@ -112,7 +112,9 @@ def work(arguments: list[str]) -> int:
         cache = open_cache(options.cache, create=True)
         print(extract(cache, options), flush=True)
         if not options.only_extract:
-            run_id = cache.publish_run({"model": "fault-model", "labels": ["a"]}, predictions(), {"w": np.ones(3)})
+            run_id = cache.publish_run(
+                {"model": "fault-model", "labels": ["a"]}, predictions(), {"w": np.ones(3)}
+            )
             cache.publish_results(run_id, results(run_id))
     except FmcacheError as error:
         print(type(error).__name__, str(error), file=sys.stderr, flush=True)
