@@ -246,6 +246,90 @@ def knn(
     _run(options, cache, form, dry_run)
 
 
+Prompts = Annotated[
+    str,
+    typer.Option(
+        "--prompts", help="The prompt set, where the cache holds several: dataset, chexzero, clip, medclip."
+    ),
+]
+Template = Annotated[
+    str,
+    typer.Option(
+        "--template", help="Default: all templates together. A number: that one. val: chosen on validation."
+    ),
+]
+
+
+@probe_app.command("clip-zs", epilog="Example: fmcache probe clip-zs --model biomedclip --dataset mimic")
+def clip_zs(
+    model: Models = None,
+    dataset: Datasets = None,
+    label: Labels = None,
+    prompts: Prompts = "",
+    template: Template = "",
+    attribute: Attribute = "",
+    slices: Slices = "max",
+    uncertain: Uncertain = "",
+    prior: Prior = "",
+    save: Save = "scores",
+    allow_leakage: Leakage = False,
+    dry_run: DryRun = False,
+    cache: CacheDir = None,
+    form: Form = Format.auto,
+    debug: Debug = False,
+) -> None:
+    """Zero-shot: each image against the text prompts of a label, at the model's own scale. Needs --kind text."""
+    from fmcache.probe.options import Options
+
+    options = Options(
+        usage="clip-zs", models=_names(model), datasets=_names(dataset), labels=_names(label), prompts=prompts,
+        template=template, attribute=attribute, slices=slices, uncertain=uncertain, prior=prior, save=save,
+        allow_leakage=allow_leakage,
+    )  # fmt: skip
+    _run(options, cache, form, dry_run)
+
+
+@probe_app.command(
+    "clip-adapt", epilog="Example: fmcache probe clip-adapt --model biomedclip --dataset mimic"
+)
+def clip_adapt(
+    model: Models = None,
+    dataset: Datasets = None,
+    label: Labels = None,
+    prompts: Prompts = "",
+    template: Template = "",
+    method: Method = None,
+    attribute: Attribute = "",
+    seeds: Seeds = 1,
+    protocol: Annotated[
+        str, typer.Option(help="paper (AdamW as published) or fairmedfm (SGD as its code).")
+    ] = "paper",
+    slices: Slices = "max",
+    select: Select = "auc",
+    class_weight: Weight = "none",
+    uncertain: Uncertain = "",
+    prior: Prior = "",
+    fraction: Fraction = "1",
+    balance: Balance = "",
+    save: Save = "scores",
+    allow_leakage: Leakage = False,
+    dry_run: DryRun = False,
+    cache: CacheDir = None,
+    form: Form = Format.auto,
+    debug: Debug = False,
+) -> None:
+    """Prototypes that begin as text prompts and are trained, of unit norm at each step. Needs --kind text."""
+    from fmcache.probe.options import Options
+
+    options = Options(
+        usage="clip-adapt", models=_names(model), datasets=_names(dataset), labels=_names(label), prompts=prompts,
+        template=template, methods=tuple(method or ("erm",)), attribute=attribute, seeds=seeds, protocol=protocol,
+        slices=slices, select=select, class_weight=class_weight, uncertain=uncertain, prior=prior, balance=balance,
+        fractions=_numbers(fraction, "--fraction"), save=save, allow_leakage=allow_leakage,
+    )  # fmt: skip
+    _run(options, cache, form, dry_run)
+
+
 @probe_app.command("attribute", epilog="Example: fmcache probe attribute --model dinov2 --dataset mimic")
 def attribute_command(
     model: Models = None,

@@ -21,7 +21,7 @@ def fit_weighted(problem: Problem, weights: Float[np.ndarray, "n c"]) -> Solutio
     weights : ≥ 0, on the scale of any; under ``convex`` a column's loss is ``Σ weights·loss / Σ weights``, under the
         minibatch protocols rows are drawn with these probabilities (the same expected loss).
     """
-    if problem.protocol == "convex":
+    if problem.protocol == "convex" and problem.prototypes is None:
         fit = fit_logistic(
             problem.data,
             problem.train.y,

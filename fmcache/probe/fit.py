@@ -94,7 +94,7 @@ def solve(
     w, b = _chosen(solution, choice)
     every = np.arange(len(everyone.sample))
     if w is not None and b is not None:
-        flat = linear(everyone.x, every, w, b)
+        flat = linear(everyone.x, every, w, b, solution.unit_norm)
     else:
         flat = _one_each(solution, choice, everyone, everyone.group if see else None)
     logits = pool(flat, everyone.sample, problem.slices)
@@ -121,7 +121,7 @@ def score(
         assert solution.w is not None
         assert solution.b is not None
         m, c, d = solution.w.shape
-        flat = linear(x, rows, solution.w.reshape(m * c, d), solution.b.reshape(m * c))
+        flat = linear(x, rows, solution.w.reshape(m * c, d), solution.b.reshape(m * c), solution.unit_norm)
         return flat.reshape(len(rows), m, c)
     parts = []
     for start in range(0, len(rows), _ROWS):

@@ -138,13 +138,21 @@ def loaded(x: Matrix) -> Float[np.ndarray, "n d"]:
 
 
 def linear(
-    x: Matrix, rows: Int[np.ndarray, " r"], w: Float[np.ndarray, "c d"], b: Float[np.ndarray, " c"]
+    x: Matrix,
+    rows: Int[np.ndarray, " r"],
+    w: Float[np.ndarray, "c d"],
+    b: Float[np.ndarray, " c"],
+    unit_norm: bool = False,
 ) -> Float[np.ndarray, "r c"]:
-    """Logits of some rows in float64."""
+    """Logits of some rows in float64; with `unit_norm` the rows are scaled to it first."""
     out = np.empty((len(rows), len(w)))
     for start in range(0, len(rows), _CHUNK):
         part = slice(start, start + _CHUNK)
-        out[part] = x[rows[part]].astype(np.float64) @ w.T + b
+        values = x[rows[part]].astype(np.float64)
+        if unit_norm:
+            norm = np.linalg.norm(values, axis=1, keepdims=True)
+            values /= np.where(norm > 0, norm, 1)
+        out[part] = values @ w.T + b
     return out
 
 

@@ -15,16 +15,17 @@ on the same rows with the same weights share it. Rows are gathered on the device
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fmcache.probe.problem import Problem, Solution
+from fmcache.probe.prototypes import Loss, adapted
 from fmcache.shapes import Float, Int
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
@@ -101,42 +102,73 @@ def streams_of(problem: Problem, weights: Float[np.ndarray, "n c"]) -> list[Stre
 
 
 def fit_minibatches(problem: Problem, weights: Float[np.ndarray, "n c"], recipe: Recipe) -> Solution:
-    """Train every column by the recipe; hyper-parameters are the epochs that validation may choose."""
+    """Train every column by the recipe; hyper-parameters are the epochs that validation may choose.
+
+    Trained are linear heads, or the problem's prototypes (clip-adapt) where it has some.
+    """
     streams = streams_of(problem, weights)
-    d = problem.train.x.shape[1]
     widest = max(len(stream.columns) for stream in streams)
-    batch = recipe.batch
     y = np.zeros((len(streams), len(problem.train.y), widest), np.float32)
-    w = np.zeros((len(streams), widest, d), np.float32)
-    b = np.zeros((len(streams), widest), np.float32)
     for t, stream in enumerate(streams):
         y[t, :, : len(stream.columns)] = np.nan_to_num(problem.train.y[:, stream.columns])
-        for l, column in enumerate(stream.columns):
-            w[t, l], b[t, l] = start(d, stream.seed, problem.columns[column].label)
-    steps = max(-(-len(stream.rows) // batch) for stream in streams)
-    head = _Head(jnp.asarray(w), jnp.asarray(b))
-    zero = jax.tree.map(jnp.zeros_like, head)
-    carry = (head, zero, zero, jnp.zeros(len(streams)))
+    texts = problem.prototypes
+    loss = None if texts is None else Loss(texts.scale, texts.tokens)
+    first = _heads(problem) if texts is None else (texts.start[0].astype(np.float32),)
+    params = tuple(jnp.asarray(_by_stream(part, streams, widest)) for part in first)
     data = (jnp.asarray(np.asarray(problem.train.x, np.float32)), jnp.asarray(y))
     kept = []
+    for epoch, head in train(data, params, streams, recipe, loss):
+        kept.append((epoch, tuple(_by_column(part, streams, len(problem.columns)) for part in head)))
+    if texts is not None:
+        return adapted([(epoch, head[0]) for epoch, head in kept], problem)
+    w, b = (np.stack([head[at] for _, head in kept]).astype(np.float64) for at in (0, 1))
+    return Solution(tuple({"epoch": float(epoch)} for epoch, _ in kept), w, b)
+
+
+def train(
+    data: tuple[Any, Any],
+    params: tuple[Any, ...],
+    streams: Sequence[Stream],
+    recipe: Recipe,
+    loss: Loss | None,
+) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
+    """The parameters after every few epochs; data: x [n, d] and y [t, n, l], params: [t, l, …] each."""
+    steps = max(-(-len(stream.rows) // recipe.batch) for stream in streams)
+    zero = tuple(jnp.zeros_like(part) for part in params)
+    carry = (params, zero, zero, jnp.zeros(len(streams)))
     orders = [stream.orders(recipe.epochs) for stream in streams]
     for epoch in range(recipe.epochs):
-        index = np.full((len(streams), steps * batch), -1, np.int32)
+        index = np.full((len(streams), steps * recipe.batch), -1, np.int32)
         for t, order in enumerate(orders):
             rows = next(order)
             index[t, : len(rows)] = rows
-        turns = index.reshape(len(streams), steps, batch).swapaxes(0, 1)
-        rate = np.float32(recipe.rate_of(epoch))
-        carry = epoch_of(data, jnp.asarray(turns), rate, np.float32(recipe.decay), carry, adam=recipe.adam)
+        turns = index.reshape(len(streams), steps, recipe.batch).swapaxes(0, 1)
+        rate, decay = np.float32(recipe.rate_of(epoch)), np.float32(recipe.decay)
+        carry = epoch_of(data, jnp.asarray(turns), rate, decay, carry, adam=recipe.adam, loss=loss)
         if (epoch + 1) % EVERY == 0 or epoch + 1 == recipe.epochs:
-            kept.append((epoch + 1, np.asarray(carry[0].w, np.float64), np.asarray(carry[0].b, np.float64)))
-    c = len(problem.columns)
-    out_w, out_b = np.empty((len(kept), c, d)), np.empty((len(kept), c))
-    for m, (_, head_w, head_b) in enumerate(kept):
-        for t, stream in enumerate(streams):
-            out_w[m, stream.columns] = head_w[t, : len(stream.columns)]
-            out_b[m, stream.columns] = head_b[t, : len(stream.columns)]
-    return Solution(tuple({"epoch": float(epoch)} for epoch, _, _ in kept), out_w, out_b)
+            yield epoch + 1, tuple(np.asarray(part) for part in carry[0])
+
+
+def _heads(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    d = problem.train.x.shape[1]
+    each = [start(d, column.seed, column.label) for column in problem.columns]
+    return np.stack([w for w, _ in each]), np.array([b for _, b in each], np.float32)
+
+
+def _by_stream(values: np.ndarray, streams: Sequence[Stream], widest: int) -> np.ndarray:
+    """[c, …] → [t, l, …]; what a narrow stream lacks repeats its first column, and is not kept."""
+    out = np.empty((len(streams), widest, *values.shape[1:]), np.float32)
+    for t, stream in enumerate(streams):
+        out[t] = values[stream.columns[0]]
+        out[t, : len(stream.columns)] = values[stream.columns]
+    return out
+
+
+def _by_column(values: np.ndarray, streams: Sequence[Stream], count: int) -> np.ndarray:
+    out = np.empty((count, *values.shape[2:]), values.dtype)
+    for t, stream in enumerate(streams):
+        out[stream.columns] = values[t, : len(stream.columns)]
+    return out
 
 
 def start(d: int, seed: int, label: str) -> tuple[Float[np.ndarray, " d"], float]:
@@ -147,13 +179,6 @@ def start(d: int, seed: int, label: str) -> tuple[Float[np.ndarray, " d"], float
     return (w[1] - w[0]).astype(np.float32), float(b[1] - b[0])
 
 
-class _Head(NamedTuple):
-    """w [t, l, d], b [t, l]."""
-
-    w: Any
-    b: Any
-
-
 def _each(product: Any, left: Any, right: Any) -> Any:
     """A product for each stream; a few are written out, because XLA on CPU has no fast batched product."""
     if left.shape[0] > _WRITTEN_OUT:
@@ -161,42 +186,53 @@ def _each(product: Any, left: Any, right: Any) -> Any:
     return jnp.stack([product(left[t], right[t]) for t in range(left.shape[0])])
 
 
-@partial(jax.jit, static_argnames="adam")
-def epoch_of(data: Any, index: Any, rate: Any, decay: Any, carry: Any, *, adam: bool) -> Any:
-    """One compiled loop over index [steps, t, B]; -1 stands for no row. data: x [n, d], y [t, n, l]."""
+@partial(jax.jit, static_argnames=("adam", "loss"))
+def epoch_of(
+    data: Any, index: Any, rate: Any, decay: Any, carry: Any, *, adam: bool, loss: Loss | None = None
+) -> Any:
+    """One compiled loop over index [steps, t, B]; -1 stands for no row. Without `loss`: linear heads (w, b)."""
     x, y = data
 
     def step(carry: Any, rows: Any) -> tuple[Any, None]:
-        head, first, second, count = carry
+        params, first, second, count = carry
         real = (rows >= 0).astype(x.dtype)  # [t, B]
         size = real.sum(axis=1)
         at = jnp.maximum(rows, 0)
-        batch = x[at]  # [t, B, d]
-        truth = jax.vmap(lambda y, at: y[at])(y, at)  # [t, B, l]
-        z = _each(lambda x, w: x @ w.T, batch, head.w) + head.b[:, None, :]
         share = real / jnp.maximum(size, 1)[:, None]
-        residual = (jax.nn.sigmoid(z) - truth) * share[:, :, None]
-        gradient = _Head(_each(lambda r, x: r.T @ x, residual, batch), residual.sum(axis=1))
+        truth = jax.vmap(lambda y, at: y[at])(y, at)  # [t, B, l]
+        gradient = _gradient(loss, params, x[at], truth, share)
         moves = size > 0  # a shorter stream rests at the end of an epoch
         count = count + moves
+        fresh_first, fresh_second = first, second
         if adam:
-            first = jax.tree.map(lambda m, g: _BETA_1 * m + (1 - _BETA_1) * g, first, gradient)
-            second = jax.tree.map(lambda v, g: _BETA_2 * v + (1 - _BETA_2) * g**2, second, gradient)
-            one = 1 - _BETA_1 ** jnp.maximum(count, 1)
-            two = 1 - _BETA_2 ** jnp.maximum(count, 1)
-
-            def stepped(m: Any, v: Any) -> Any:
-                shape = (-1,) + (1,) * (m.ndim - 1)
-                return (m / one.reshape(shape)) / (jnp.sqrt(v / two.reshape(shape)) + _EPSILON)
-
-            gradient = jax.tree.map(stepped, first, second)
-        w = head.w - rate * (2 * gradient.w + decay * head.w)
-        b = head.b - 2 * rate * gradient.b
-        fresh = (_Head(w, b), first, second)
-
-        def kept(new: Any, old: Any) -> Any:
-            return jnp.where(moves.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
-
-        return (*jax.tree.map(kept, fresh, (head, carry[1], carry[2])), count), None
+            fresh_first = tuple(_BETA_1 * m + (1 - _BETA_1) * g for m, g in zip(first, gradient, strict=True))
+            fresh_second = tuple(
+                _BETA_2 * v + (1 - _BETA_2) * g**2 for v, g in zip(second, gradient, strict=True)
+            )
+            one, two = (1 - beta ** jnp.maximum(count, 1) for beta in (_BETA_1, _BETA_2))
+            gradient = tuple(
+                (m / _wide(one, m)) / (jnp.sqrt(v / _wide(two, v)) + _EPSILON)
+                for m, v in zip(fresh_first, fresh_second, strict=True)
+            )
+        twice = 2 if loss is None else 1  # the difference of two logits moves by both steps
+        fresh = tuple(
+            p - rate * (twice * g + (decay * p if p.ndim > 2 else 0))  # [t, l] are biases
+            for p, g in zip(params, gradient, strict=True)
+        )
+        new, old = (fresh, fresh_first, fresh_second), (params, first, second)
+        return (*jax.tree.map(lambda a, b: jnp.where(_wide(moves, a), a, b), new, old), count), None
 
     return jax.lax.scan(step, carry, index)[0]
+
+
+def _wide(values: Any, like: Any) -> Any:
+    return values.reshape((-1,) + (1,) * (like.ndim - 1))
+
+
+def _gradient(loss: Loss | None, params: Any, batch: Any, truth: Any, share: Any) -> Any:
+    if loss is not None:
+        return (jax.grad(loss)(params[0], batch, truth, share),)
+    w, b = params
+    z = _each(lambda x, w: x @ w.T, batch, w) + b[:, None, :]
+    residual = (jax.nn.sigmoid(z) - truth) * share[:, :, None]
+    return _each(lambda r, x: r.T @ x, residual, batch), residual.sum(axis=1)

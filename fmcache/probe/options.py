@@ -17,6 +17,7 @@ SOLVERS = ("lbfgs", "ridge")
 SELECT = ("auc", "worst")
 UNCERTAIN = ("", "u-ignore", "u-zero", "u-one")
 CLASS_WEIGHTS = ("none", "balanced")
+ADAPTABLE = ("erm", "resampling", "resampling-label", "reweighing")
 SAVE = ("scores", "none")
 
 
@@ -40,8 +41,9 @@ class Options:
     fuse : models whose embeddings are joined. pca : of the joined embedding, keep so many components (0: all).
     train_dataset, eval_dataset : train on one, measure on the other.
     grid : values in place of a method's own hyper-parameters. save : ``scores`` or ``none``.
-    memory : GB that rows may take before they are streamed; None: half of what is free.
-    templates : text prompts by number, or all ("": mean over all). draws : permutations of the attribute baseline.
+    memory : GB that rows may take before they are streamed; None: 0.3 of what is free.
+    prompts : the set of text prompts, "" if the cache holds one. template : "" the ensemble of all, a number, or
+        ``val`` (the ensemble or one of them, chosen on validation). draws : permutations of the attribute baseline.
     """
 
     usage: str = "lp"
@@ -70,6 +72,7 @@ class Options:
     grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     save: str = "scores"
     memory: float | None = None
+    prompts: str = ""
     template: str = ""
     draws: int = 20
 
@@ -94,6 +97,14 @@ class Options:
                     f"Did you mean {near[0]}?" if near else "Type: fmcache probe methods",
                 )  # fmt: skip
             self._check_method(name)
+        if self.usage == "clip-adapt":
+            self._check_adapt()
+        if self.template not in ("", "val") and not self.template.isdigit():
+            raise UsageError(
+                f"--template {self.template} means nothing.",
+                "It is a number from 0, or val; without it, all together.",
+                "Type: --template 0",
+            )  # fmt: skip
         if self.seeds < 1:
             raise UsageError(f"seeds={self.seeds} means nothing.", "", "Type: --seeds 1")
         if wrong := [value for value in self.fractions if not 0 < value <= 1]:
@@ -124,6 +135,18 @@ class Options:
                     f"--prior {self.prior} means nothing.", "It is em, or a prevalence between 0 and 1.",
                     "Type: --prior em",
                 )  # fmt: skip
+
+    def _check_adapt(self) -> None:
+        if self.protocol == "convex":
+            raise UsageError(
+                "clip-adapt has no protocol convex.", "Prototypes of unit norm have no convex problem.",
+                "Type: --protocol paper",
+            )  # fmt: skip
+        if stray := [name for name in self.methods if name not in ADAPTABLE]:
+            raise UsageError(
+                f"The method {stray[0]} does not train prototypes.", f"clip-adapt knows {', '.join(ADAPTABLE)}.",
+                "Type: fmcache probe lp --method " + stray[0],
+            )  # fmt: skip
 
     def _check_method(self, name: str) -> None:
         method = METHODS[name]

@@ -7,7 +7,7 @@ and method). A run that is in the cache under its key is not computed again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from fmcache.probe.source import Source, one_dataset, two_datasets
 from fmcache.probe.study import Study
 from fmcache.probe.subsets import Subset, subsets_of
 from fmcache.probe.truth import groups_of, truth_of
-from fmcache.probe.usage import methods_of
+from fmcache.probe.usage import WITH_TEXTS, methods_of, texts_of
 from fmcache.store.cache import Cache
 from fmcache.store.entries import Entry
 from fmcache.store.keys import digest
@@ -71,7 +71,8 @@ class Job:
     def probes(self) -> int:
         """How many are trained."""
         own = int(np.prod([len(values) for values in self.grid.values()])) if self.grid else 1
-        many = {"knn": len(NEIGHBOURS)}.get(self.method.name, own * len(GRID))
+        usual = len(GRID) if self.study.options.protocol == "convex" else 1
+        many = {"knn": len(NEIGHBOURS), "none": 1}.get(self.method.name, own * usual)
         return len(self.labels) * len(self.seeds) * many
 
     @property
@@ -120,7 +121,7 @@ def _jobs(study: Study, subset: Subset, methods: Sequence[Method], note: Callabl
             note(f"{source.dataset} gives its own splits: one seed says it all.")
         seeds = tuple(range(wanted))
         if seeds not in fitted:
-            fitted[seeds] = study.fitted(subset, seeds)
+            fitted[seeds] = study.fitted(subset, seeds) if method.trains else (list(study.labels), {})
             for name, reason in fitted[seeds][1].items():
                 note(f"{source.name}{subset.name}: {name} is skipped, {reason}.")
         labels, skipped = fitted[seeds]
@@ -166,6 +167,7 @@ def _config(
         "balance": subset.balance,
         "control": subset.control,
         "pca": options.pca,
+        "text": "" if study.texts is None else study.texts.entry.key,
         "template": options.template,
         "draws": options.draws if options.usage == "attribute" else 0,
         "save": options.save,
@@ -176,6 +178,12 @@ def _config(
 
 def _sources(cache: Cache, options: Options) -> list[Source]:
     how = (options.seeds, options.allow_leakage)
+    if options.usage in WITH_TEXTS and (options.train_dataset or options.fuse):
+        raise UsageError(
+            f"{options.usage} works on one model and one dataset.",
+            "Texts lie beside the images of one model.",
+            "",
+        )
     if options.train_dataset:
         measured = entries_of(cache, options.models, [options.eval_dataset])
         pairs = []
@@ -198,9 +206,23 @@ def _sources(cache: Cache, options: Options) -> list[Source]:
             chosen = [_only(every, model, dataset) for model in options.fuse]
             sources.append(one_dataset(cache, chosen, *how))
         return sources
-    return [
-        one_dataset(cache, [entry], *how) for entry in entries_of(cache, options.models, options.datasets)
-    ]
+    entries = entries_of(cache, options.models, options.datasets)
+    if options.usage in WITH_TEXTS:
+        entries = _beside_texts(cache, entries, options)
+    return [one_dataset(cache, [entry], *how) for entry in entries]
+
+
+def _beside_texts(cache: Cache, entries: Sequence[Entry], options: Options) -> list[Entry]:
+    """Those whose rows lie beside texts; all if none do, or models that were named, for the error that says so."""
+    good = []
+    for entry in entries:
+        try:
+            texts_of(cache, entry, options.prompts)
+        except (UsageError, MissingEntry):
+            continue
+        good.append(entry)
+    named = [entry for entry in entries if options.models and entry.model not in {one.model for one in good}]
+    return good + named or list(entries)
 
 
 def _only(entries: Sequence[Entry], model: str, dataset: str) -> Entry:
@@ -219,6 +241,7 @@ def _only(entries: Sequence[Entry], model: str, dataset: str) -> Entry:
 
 def _study(cache: Cache, source: Source, options: Options, note: Callable[[str], None]) -> Study | None:
     if options.usage == "attribute":
+        options = replace(options, attribute="")
         names, y = labels_of_attributes(source.table, options.labels)
         return Study(source, options, tuple(names), y, np.full(len(y), -1), ())
     names = labels_of(cache, source.train_dataset or source.dataset, options.labels)
@@ -233,9 +256,30 @@ def _study(cache: Cache, source: Source, options: Options, note: Callable[[str],
     if not names:
         note(f"{source.dataset} has none of the labels asked for.")
         return None
+    texts = None
+    if options.usage in WITH_TEXTS:
+        texts = texts_of(cache, source.entries[0], options.prompts)
+        without = [name for name in names if name not in texts.labels]
+        if without and options.labels is not None:
+            texts.array(without[0])  # says what is there
+        if without:
+            note(f"{source.name}: no prompts for {', '.join(without)}.")
+        names = [name for name in names if name in texts.labels]
+        if many := [name for name in names if len(texts.labels[name]) != 2]:
+            raise UsageError(
+                f"The prompts of {many[0]} have {len(texts.labels[many[0]])} classes.",
+                "A label has two: its absence and itself.",
+                "Correct `classes` in the dataset's card.",
+            )
+        most = max((len(texts.templates(name)) for name in names), default=1)
+        if options.template.isdigit() and int(options.template) >= most:
+            raise UsageError(
+                f"There is no template {options.template}.", f"There are {most}, from 0 to {most - 1}.",
+                "Type: --template 0",
+            )  # fmt: skip
     y = truth_of(source.table, names, options.uncertain)
     if options.attribute:
         group, groups = groups_of(source.table, options.attribute)
     else:
         group, groups = np.full(source.table.height, -1), ()
-    return Study(source, options, tuple(names), y, group, groups)
+    return Study(source, options, tuple(names), y, group, groups, texts)

@@ -48,6 +48,22 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Prototypes:
+    """Text embeddings of the two classes of every column, for the usages clip-zs and clip-adapt.
+
+    Attributes
+    ----------
+    start : [m, c, 2, d], as the model gives them; [..., 1, :] is the finding. templates : m numbers, -1 the ensemble.
+    scale : of the cosine. tokens : vectors in one image row.
+    """
+
+    start: Float[np.ndarray, "m c 2 d"]
+    templates: tuple[int, ...]
+    scale: float
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Problem:
     """Everything a method may use.
 
@@ -63,6 +79,7 @@ class Problem:
     protocol : ``convex``, ``ridge``, ``paper`` or ``fairmedfm``.
     slices : ``max`` or ``mean``: how the logits of a volume's slices become one (`fmcache.probe.pooling.pool`).
     precision : of the rows in products, ``float32`` or ``bfloat16``.
+    prototypes : for clip-zs and clip-adapt; else None.
     """
 
     train: Rows
@@ -77,6 +94,7 @@ class Problem:
     protocol: str = "convex"
     slices: str = "max"
     precision: str = "float32"
+    prototypes: Prototypes | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +109,7 @@ class Solution:
     w, b : [m, c, d] and [m, c]: logits ``x @ w[j, l] + b[j, l]`` of rows as stored. Or else
     logits : (x [n, d], group [n]) → [n, m, c] float64. `group` holds the attribute only if the method's
         ``attribute_at_test`` is true; else it is -1 everywhere.
+    unit_norm : rows are scaled to unit norm before w and b apply.
     converged : [m, c], or None where the word has no meaning.
     val_used : [nv], validation rows that the method was fitted on; the choice is made on the others.
     facts : JSON-able remarks, stored in the run. parameters : arrays, stored beside w and b.
@@ -100,6 +119,7 @@ class Solution:
     w: Float[np.ndarray, "m c d"] | None = None
     b: Float[np.ndarray, "m c"] | None = None
     logits: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    unit_norm: bool = False
     converged: Bool[np.ndarray, "m c"] | None = None
     val_used: Bool[np.ndarray, " nv"] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -122,6 +142,7 @@ class Method:
     criterion : what chooses the coefficient on validation, of `fmcache.probe.mitigation.front.CRITERIA`.
     stochastic : whether another seed gives another result even under ``convex``; if not, one seed says it all.
     streams : whether it reads ``train.x`` and ``val.x`` by slices only, so that rows larger than memory can be probed.
+    trains : whether it looks at training rows at all.
     version : part of the run's key; raise it when results change.
     """
 
@@ -136,4 +157,5 @@ class Method:
     criterion: str = "auc"
     stochastic: bool = False
     streams: bool = False
+    trains: bool = True
     version: int = 1

@@ -189,7 +189,7 @@ def _block(
         rows: Any = x
         if turned is not None:
             rows = turned[:] if isinstance(x, np.ndarray) else turned
-        problem = study.problem(rows, first.subset, seeds, labels)
+        problem = study.problem(rows, first.subset, seeds, labels, any(job.method.trains for job in jobs))
         everyone = study.everyone(rows, seeds, labels)
         for job in jobs:
             outcome = solve(
@@ -314,8 +314,9 @@ def _publish(cache: Cache, job: Job, blocks: Sequence[_Done], seconds: float) ->
         "labels": list(job.labels),
         "attributes": [name.removeprefix(ATTRIBUTE) for name in table.columns if name.startswith(ATTRIBUTE)],
         "skipped": dict(job.skipped),
-        "protocol": options.protocol,
-        "objective": _OBJECTIVES.get("ridge" if options.solver == "ridge" else options.protocol, ""),
+        "protocol": _trained_how(job),
+        "unit_norm": bool(study.texts and study.texts.image_tokens == 1),
+        "objective": _OBJECTIVES[_trained_how(job)],
         "attribute": options.attribute,
         "attribute_in_training": bool(options.attribute and job.method.needs_attribute),
         "attribute_at_test": job.method.attribute_at_test,
@@ -345,9 +346,17 @@ def _publish(cache: Cache, job: Job, blocks: Sequence[_Done], seconds: float) ->
     return cache.publish_run(info, rows, parameters, key=job.key)
 
 
+def _trained_how(job: Job) -> str:
+    if job.method.name in ("none", "knn"):
+        return job.method.name
+    return "ridge" if job.study.options.solver == "ridge" else job.study.options.protocol
+
+
 _OBJECTIVES = {
+    "knn": "weighted vote of the nearest training rows by cosine; k chosen on val",
     "convex": "mean BCE + lambda/2 |w|^2, intercept free; fitted on train, lambda chosen on val, no refit",
     "ridge": "mean squared error/2 + lambda/2 |w|^2, intercept free; the logit calibrated on val, lambda chosen on val",
+    "none": "text prompts, nothing trained",
     "paper": "BCE by AdamW, cosine, 100 epochs, batch 128, weight decay 0.05; the epoch chosen on val",
     "fairmedfm": "BCE by SGD as that code has it; the epoch chosen on val",
 }

@@ -14,10 +14,12 @@ from fmcache.probe.matrix import Linear, components, loaded, moments, take
 from fmcache.probe.options import Options
 from fmcache.probe.penalties import GRID
 from fmcache.probe.problem import Column, Problem, Rows
+from fmcache.probe.prototypes import prototypes_of
 from fmcache.probe.source import Source
 from fmcache.probe.subsets import Subset, choose_samples
 from fmcache.probe.truth import fittable, groups_of
 from fmcache.shapes import Bool, Float, Int
+from fmcache.store.texts import Texts
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Study:
     Attributes
     ----------
     labels, y : names and [k, L] truth, NaN unknown. group, groups : of the methods' attribute, -1 unknown.
+    texts : the prompts of clip-zs and clip-adapt.
     """
 
     source: Source
@@ -35,6 +38,7 @@ class Study:
     y: Float[np.ndarray, "k L"]
     group: Int[np.ndarray, " k"]
     groups: tuple[str, ...]
+    texts: Texts | None = None
 
     @cached_property
     def patient(self) -> Int[np.ndarray, " k"]:
@@ -56,8 +60,13 @@ class Study:
         """The labels that can be trained, and why the others cannot."""
         return fittable(self.y, self.labels, [self.training(subset, seed, self.y) for seed in seeds])
 
-    def problem(self, x: Matrix, subset: Subset, seeds: Sequence[int], labels: Sequence[str]) -> Problem:
-        """The problem of these labels under these seeds; column ``s * len(labels) + l``."""
+    def problem(
+        self, x: Matrix, subset: Subset, seeds: Sequence[int], labels: Sequence[str], trains: bool = True
+    ) -> Problem:
+        """The problem of these labels under these seeds; column ``s * len(labels) + l``.
+
+        With `trains` false nothing is trained: the training rows are cut to one, so that nothing is computed of them.
+        """
         at = [self.labels.index(name) for name in labels]
         y = self.y[:, at]
         sample, c = self.source.sample, len(seeds) * len(at)
@@ -67,19 +76,21 @@ class Study:
             part = slice(s * len(at), (s + 1) * len(at))
             train[:, part] = np.where(self.training(subset, seed, y), y, np.nan)
             val[:, part] = np.where((self.source.splits[seed] == "val")[:, None], y, np.nan)
-        in_val = np.any([self.source.splits[seed] == "val" for seed in seeds], axis=0)
-        trains = np.any(~np.isnan(train), axis=1)
-        rows, rows_val = np.flatnonzero(trains[sample]), np.flatnonzero(in_val[sample])
+        in_val: np.ndarray = np.any([self.source.splits[seed] == "val" for seed in seeds], axis=0)
+        used: np.ndarray = np.any(~np.isnan(train), axis=1)
+        rows, rows_val = np.flatnonzero(used[sample]), np.flatnonzero(in_val[sample])
+        rows = rows if trains else np.zeros(1, np.int64)
         part_x = take(x, rows)
         data = centre(part_x, stream=not isinstance(x, np.ndarray))
         unit = data.scale if data.scale > 0 else 1.0
         y_train = train[sample[rows]]
+        columns = tuple(Column(name, seed) for seed in seeds for name in labels)
         return Problem(
             train=self._rows(part_x, y_train, rows),
             val=self._rows(take(x, rows_val), val[sample[rows_val]], rows_val),
             weights=class_weights(y_train, self.options.class_weight),
             data=data,
-            columns=tuple(Column(name, seed) for seed in seeds for name in labels),
+            columns=columns,
             groups=self.groups,
             attribute=self.options.attribute,
             penalties=np.array(GRID) * unit,
@@ -87,6 +98,9 @@ class Study:
             protocol="ridge" if self.options.solver == "ridge" else self.options.protocol,
             slices=self.options.slices,
             precision=self.options.precision,
+            prototypes=None
+            if self.texts is None
+            else prototypes_of(self.texts, columns, self.options.template),
         )
 
     def everyone(self, x: Matrix, seeds: Sequence[int], labels: Sequence[str]) -> Rows:
