@@ -31,7 +31,9 @@ GLOBS: Mapping[str, str] = {
     "sample_files": "datasets/*/*/samples.parquet",
     "card_files": "datasets/*/*/card.json",
     "manifest_files": "entries/*/*/*/segments/*/manifest.json",
-    "mask_files": "entries/*/*/mask-*/segments/*/rows.parquet",
+    "mask_row_files": "entries/*/*/mask-*/segments/*/rows.parquet",
+    "mask_files": "entries/*/*/mask-*/segments/*/masks/*.parquet",
+    "prompt_files": "entries/*/*/mask-*/segments/*/prompts/*.parquet",
 }
 
 _HEAD = f"""\
@@ -55,8 +57,8 @@ TABLES = (
     Table("segments", ("manifest_files",), "the segments of the entries, with provenance"),
     Table(
         "masks",
-        ("mask_files", "manifest_files", "sample_files", "card_files"),
-        "one row a stored mask, with its sample's columns",
+        ("mask_row_files", "mask_files", "prompt_files", "manifest_files", "sample_files", "card_files"),
+        "one row a picture, class and prompt of a segmentation model, with the sample's columns",
     ),
     Table("runs", ("run_files",), "one row a run: what made its predictions"),
     Table("predictions", ("prediction_files", "run_files"), "one row a run, sample, label and seed"),
@@ -69,7 +71,7 @@ TABLES = (
 def views() -> str:
     """views.sql, with the columns of empty tables filled in from the schema."""
     text = _read("views.sql")
-    for name in ("SAMPLE_COLUMNS", "PREDICTION_COLUMNS", "RESULT_COLUMNS", "ROW_COLUMNS"):
+    for name in _SCHEMAS:
         columns: Mapping[str, pl.DataType] = getattr(schema, name)
         nulls = [f'NULL::{_TYPES[dtype.base_type()]} AS "{column}"' for column, dtype in columns.items()]
         text = text.replace(f"{{{name}}}", ", ".join(nulls))
@@ -85,6 +87,9 @@ def _read(name: str) -> str:
     return files("fmcache.store").joinpath(name).read_text(encoding="utf-8")
 
 
+_SCHEMAS = (
+    "SAMPLE_COLUMNS", "PREDICTION_COLUMNS", "RESULT_COLUMNS", "ROW_COLUMNS", "MASK_COLUMNS", "PROMPT_COLUMNS",
+)  # fmt: skip
 _TYPES: Mapping[Any, str] = {
     pl.String: "VARCHAR",
     pl.Int32: "INTEGER",
@@ -165,10 +170,14 @@ def _manifests(root: Path) -> Iterator[Path]:
     return (segment.path / "manifest.json" for segment in _segments(root))
 
 
-def _mask_rows(root: Path) -> Iterator[Path]:
-    for segment in _segments(root):
-        if segment.content["kind"] == "mask":
-            yield _checked(segment, "rows.parquet")
+def _masks(begins: str) -> Callable[[Path], Iterator[Path]]:
+    return lambda root: (
+        _checked(segment, name)
+        for segment in _segments(root)
+        if segment.content["kind"] == "mask"
+        for name in sorted(segment.files)
+        if name.startswith(begins)
+    )
 
 
 def _results(root: Path) -> Iterator[Path]:
@@ -184,5 +193,7 @@ _FINDERS: Mapping[str, Callable[[Path], Iterator[Path]]] = {
     "sample_files": _newest("samples.parquet"),
     "card_files": _newest("card.json"),
     "manifest_files": _manifests,
-    "mask_files": _mask_rows,
+    "mask_row_files": _masks("rows.parquet"),
+    "mask_files": _masks("masks/"),
+    "prompt_files": _masks("prompts/"),
 }

@@ -75,15 +75,29 @@ SELECT
 FROM segments
 GROUP BY model, dataset, kind, key;
 
--- One row a stored mask: its place in the cache, and everything that is known of its sample.
+-- One row a picture (or slice), class and prompt of a mask entry: what was asked, the IoU that the model predicted, the
+-- pixels of the ground truth, where the logits are, and everything that is known of the sample. A mask entry has units of
+-- its own (a picture and its mask together); `image_digest` leads back to the sample.
 CREATE OR REPLACE VIEW masks AS
 SELECT
-    segments.model, segments.dataset, segments.key, coalesce(r.segment, segments.segment) AS segment, r.row, r.slice,
-    segments.shape[2:] AS shape, segments.dtype, samples.* EXCLUDE (dataset)
-FROM query(CASE WHEN getvariable('mask_files') IS NULL
-    THEN $$ SELECT {ROW_COLUMNS}, NULL::VARCHAR AS file WHERE false $$
-    ELSE $$ FROM read_parquet(getvariable('mask_files'), union_by_name = true, filename = 'file') $$ END) AS r
-JOIN segments ON segments.place = parse_path(r.file)[-5:-2]
-JOIN samples USING (dataset, sample_id, input_digest)
+    s.model, s.dataset, s.key, p.class, p.prompt, p.coordinates, p.chosen, p.iou_1, p.iou_2, p.iou_3, t.pixels,
+    t.shape AS mask_shape, coalesce(r.segment, s.segment) AS segment, r.row, r.slice, samples.* EXCLUDE (dataset)
+FROM (SELECT * EXCLUDE (file), parse_path(file)[-5:-4] AS entry, parse_path(file)[-5:-2] AS place
+    FROM query(CASE WHEN getvariable('mask_row_files') IS NULL
+        THEN $$ SELECT {ROW_COLUMNS}, NULL::VARCHAR AS file WHERE false $$
+        ELSE $$ FROM read_parquet(getvariable('mask_row_files'), union_by_name = true, filename = 'file') $$ END)) AS r
+JOIN segments AS s ON s.place = r.place
+JOIN (SELECT * EXCLUDE (file), parse_path(file)[-6:-5] AS entry
+    FROM query(CASE WHEN getvariable('mask_files') IS NULL
+        THEN $$ SELECT {MASK_COLUMNS}, NULL::VARCHAR AS file WHERE false $$
+        ELSE $$ SELECT * EXCLUDE (bits)
+                FROM read_parquet(getvariable('mask_files'), union_by_name = true, filename = 'file') $$ END)) AS t
+ON t.entry = r.entry AND t.input_digest = r.input_digest AND t.slice = r.slice
+JOIN (SELECT * EXCLUDE (file), parse_path(file)[-6:-5] AS entry, parse_path(file)[-3] AS made
+    FROM query(CASE WHEN getvariable('prompt_files') IS NULL
+        THEN $$ SELECT {PROMPT_COLUMNS}, NULL::VARCHAR AS file WHERE false $$
+        ELSE $$ FROM read_parquet(getvariable('prompt_files'), union_by_name = true, filename = 'file') $$ END)) AS p
+ON p.entry = r.entry AND p.input_digest = r.input_digest AND p.slice = r.slice AND p.class = t.class
+JOIN samples ON samples.dataset = s.dataset AND samples.sample_id = r.sample_id AND samples.input_digest = t.image_digest
 QUALIFY row_number() OVER (
-    PARTITION BY segments.model, segments.dataset, segments.key, r.sample_id, r.slice ORDER BY segments.segment) = 1;
+    PARTITION BY s.model, s.dataset, s.key, r.sample_id, r.slice, p.class, p.prompt ORDER BY p.made DESC) = 1;

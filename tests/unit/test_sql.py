@@ -19,6 +19,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, f1_score,
 
 from fmcache.store.cache import Cache, open_cache
 from fmcache.store.catalog import TABLES, catalog_text, macros
+from fmcache.store.schema import MASK_COLUMNS, PROMPT_COLUMNS
 from fmcache.store.sql import MACROS, add_functions, query, tables
 
 CLIENT = shutil.which("duckdb", path=str(Path(sys.executable).parent)) or shutil.which("duckdb")
@@ -167,16 +168,32 @@ def cache(tmp_path: Path) -> Cache:
         "chest", {}, samples("chest", 4, **{"label.a": 1.0, "attribute.sex": "female", "sex": "F"})
     )
     cache.publish_dataset("eye/left", {}, samples("eye", 3, **{"attribute.age": 61.5}))
-    for kind, shape in (("image", 8), ("mask", (2, 4, 4))):
-        units = pl.DataFrame({"input_digest": [f"{i:064x}" for i in range(4)], "slice": [0] * 4})
-        rows = units.with_columns(sample_id=pl.Series([f"chest{i}" for i in range(4)]))
-        with cache.segment(
-            "timm/x", "chest", kind, {"kind": kind}, units, rows.select("sample_id", "slice", "input_digest"),
-            d=shape, compressed=kind == "mask",
-        ) as writer:  # fmt: skip
-            whole = (4, *((shape,) if isinstance(shape, int) else shape))
-            writer.write(0, np.zeros(whole, np.float32))
-            writer.publish({"device": "cpu"})
+    units = pl.DataFrame({"input_digest": [f"{i:064x}" for i in range(4)], "slice": [0] * 4})
+    rows = units.with_columns(sample_id=pl.Series([f"chest{i}" for i in range(4)]))
+    rows = rows.select("sample_id", "slice", "input_digest")
+    with cache.segment("timm/x", "chest", "image", {"kind": "image"}, units, rows, d=8) as writer:
+        writer.write(0, np.zeros((4, 8), np.float32))
+        writer.publish({"device": "cpu"})
+    # a mask unit has a digest of its own; its tables lead back to the picture
+    mask_units = units.with_columns(input_digest=pl.Series([f"{i:064x}" for i in range(10, 14)]))
+    mask_rows = rows.with_columns(input_digest=mask_units["input_digest"])
+    truth = mask_units.with_columns(
+        image_digest=units["input_digest"],
+        shape=pl.lit("30x42"),
+        pixels=pl.Series([5, 6, 7, 8]),
+        bits=pl.lit(""),
+    ).with_columns(pl.lit("lung").alias("class"))
+    asked = mask_units.with_columns(
+        pl.lit("lung").alias("class"), prompt=pl.lit("bbox"), coordinates=pl.lit("[[1, 2], [3, 4]]"),
+        chosen=pl.lit(0, pl.Int32), iou_1=pl.lit(0.9, pl.Float32), iou_2=pl.lit(None, pl.Float32),
+        iou_3=pl.lit(None, pl.Float32),
+    )  # fmt: skip
+    with cache.segment(
+        "sam", "chest", "mask", {"kind": "mask"}, mask_units, mask_rows, d=(1, 1, 1, 4, 4), compressed=True
+    ) as writer:
+        tables = {"masks": truth.select(list(MASK_COLUMNS)), "prompts": asked.select(list(PROMPT_COLUMNS))}
+        writer.write(0, np.zeros((4, 1, 1, 1, 4, 4), np.float32), tables=tables)
+        writer.publish({"device": "cpu"})
     cache.publish_run(
         {"model": "timm/x", "dataset": "chest", "usage": "lp", "method": "erm"},
         predictions([f"chest{i}" for i in range(4)], **{"attribute.sex": "female"}),
@@ -197,11 +214,12 @@ def test_the_views_say_what_is_there(cache: Cache) -> None:
         ("chest", 4, "female", "F", None, 1.0), ("eye/left", 3, None, None, 61.5, None)]  # fmt: skip
     assert rows("SELECT model, dataset, kind, n, shape, dtype, segments FROM entries ORDER BY kind") == [
         ("timm/x", "chest", "image", 4, [8], "float16", 1),
-        ("timm/x", "chest", "mask", 4, [2, 4, 4], "float16", 1),
+        ("sam", "chest", "mask", 4, [1, 1, 1, 4, 4], "float16", 1),
     ]
-    assert rows("SELECT model, sample_id, row, shape, sex FROM masks ORDER BY row LIMIT 1") == [
-        ("timm/x", "chest0", 0, [2, 4, 4], "female")
-    ]
+    assert rows(
+        "SELECT model, class, prompt, sample_id, row, pixels, mask_shape, sex FROM masks ORDER BY row LIMIT 1"
+    ) == [("sam", "lung", "bbox", "chest0", 0, 5, "30x42", "female")]
+    assert rows("SELECT count(*) FROM masks") == [(4,)]
     assert rows("SELECT model, usage, method FROM runs ORDER BY model") == [
         ("other", "external", ""),
         ("timm/x", "lp", "erm"),
