@@ -51,33 +51,36 @@ def _sigmoid(z: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-z))
 
 
-def test_group_dro_is_algorithm_1() -> None:
+@pytest.mark.parametrize("by_label", [False, True])
+def test_group_dro_is_algorithm_1(by_label: bool) -> None:
     study, adjustments, step = rows(300, 5, labels=1), (0.0, 2.0), 0.1
     cells = cells_of(study.y, study.group, 3)
-    n_group = cells.size[0].sum(axis=1)
+    n_group = cells.size[0].ravel() if by_label else cells.size[0].sum(axis=1)
+    count_of = len(n_group)
     shift, width = standardise(study.x, study.y)
-    code = cells.code[:, 0] // 2
+    code = cells.code[:, 0] if by_label else cells.code[:, 0] // 2
+    gradient = group_dro.step_gradient_by_label if by_label else group_dro.step_gradient
     start = {"w": np.zeros((2, 1, 10)), "b": np.zeros((2, 1))}
     fixed = (
         np.array([[c / np.sqrt(n_group)] for c in adjustments], np.float32),
         np.float32(step),
     )
     params, q = train(
-        group_dro.step_gradient, start, np.full((2, 1, 3), 1 / 3, np.float32), fixed, study, shift, width, RECIPE,
+        gradient, start, np.full((2, 1, count_of), 1 / count_of, np.float32), fixed, study, shift, width, RECIPE,
         lambda _, rng, count: draw_equal_groups(code, rng, count), [0],
     )  # fmt: skip
 
     x = (study.x - shift[0]) / width[0]
     total = RECIPE.epochs * (int((~np.isnan(study.y[:, 0])).sum()) // RECIPE.batch)
     for at, adjustment in enumerate(adjustments):
-        weights = np.full(3, 1 / 3)
+        weights = np.full(count_of, 1 / count_of)
         adam = AdamW({"w": np.zeros(10), "b": np.zeros(())}, total)
         for drawn in _batches(study, lambda rng, count: draw_equal_groups(code, rng, count)):
             z = x[drawn] @ adam.params["w"] + adam.params["b"]
-            y, group = study.y[drawn, 0], study.group[drawn]
+            y, group = study.y[drawn, 0], code[drawn]
             loss = np.logaddexp(0, z) - y * z
             residual = _sigmoid(z) - y
-            there = [g for g in range(3) if (group == g).any()]
+            there = [g for g in range(count_of) if (group == g).any()]
             for g in there:
                 weights[g] *= np.exp(step * (loss[group == g].mean() + adjustment / np.sqrt(n_group[g])))
             weights /= weights.sum()
@@ -85,8 +88,9 @@ def test_group_dro_is_algorithm_1() -> None:
             for g in there:
                 by_row[group == g] = weights[g] / (group == g).sum()
             adam.step({"w": (by_row * residual) @ x[drawn], "b": (by_row * residual).sum()})
-        np.testing.assert_allclose(params["w"][at, 0], adam.params["w"], atol=1e-4)
-        np.testing.assert_allclose(params["b"][at, 0], adam.params["b"], atol=1e-4)
+        # Adam divides by |g|: where a gradient is near 0, float32 moves by up to a few hundredths of a step
+        np.testing.assert_allclose(params["w"][at, 0], adam.params["w"], atol=5e-4)
+        np.testing.assert_allclose(params["b"][at, 0], adam.params["b"], atol=5e-4)
         np.testing.assert_allclose(q[at, 0], weights, atol=1e-5)
 
 

@@ -27,7 +27,7 @@ from collections.abc import Mapping
 
 from fmcache.probe.mitigation.constraints import DP, EQODDS
 from fmcache.probe.mitigation.dfr import DFR
-from fmcache.probe.mitigation.group_dro import GROUP_DRO
+from fmcache.probe.mitigation.group_dro import GROUP_DRO, GROUP_DRO_LABEL
 from fmcache.probe.mitigation.ind import IND
 from fmcache.probe.mitigation.jtt import JTT
 from fmcache.probe.mitigation.laftr import LAFTR
@@ -40,7 +40,7 @@ from fmcache.probe.problem import Method
 METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (
-        *(BY_GROUP, BY_CELL, REWEIGHING, GROUP_DRO, LAFTR, IND, DP, EQODDS),
+        *(BY_GROUP, BY_CELL, REWEIGHING, GROUP_DRO, GROUP_DRO_LABEL, LAFTR, IND, DP, EQODDS),
         *(JTT, DFR, LEACE, GROUP_THRESHOLDS, EQODDS_POST),
     )
 }

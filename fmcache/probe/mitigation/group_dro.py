@@ -13,7 +13,9 @@ so that, at the end, the group weights are q_g ∝ exp((L_g + C/√n_g)/τ). Pro
 with AdamW for SGD (`fmcache.probe.mitigation.minibatch`): rows are drawn with equal shares of the groups, and at each
 step q_g ← q_g exp(η (L_g + C/√n_g)), renormalised, for the groups in the batch; the loss is Σ_g q_g (L_g + C/√n_g).
 
-C is the grid's ``coefficient``, η its ``step``. Rows whose group is unknown are in no L_g: they are not trained on.
+C is the grid's ``coefficient``, η its ``step``. Groups are those of the attribute (``group-dro``, as FairMedFM does) or
+the cells of group × label (``group-dro-label``, as the paper does). Rows whose group is unknown are in no L_g: they are
+not trained on.
 """
 
 from __future__ import annotations
@@ -42,16 +44,35 @@ def _of_groups(means: Means, adjustment: Any) -> tuple[Any, Any]:
     return (size * loss).sum(axis=1) / safe + adjustment[None, :] / jnp.sqrt(safe), n > 0
 
 
-def worst_group(means: Means, settings: Any) -> Any:
-    """Φ: the smoothed largest group loss; settings [K, 2] hold C and τ."""
-    loss, there = _of_groups(means, settings[:, 0])
+def _of_cells(means: Means, adjustment: Any) -> tuple[Any, Any]:
+    """The same of the cells of group × label [s, K]."""
+    there = means.size > 0
+    return means.cell_loss + adjustment[None, :] / jnp.sqrt(jnp.where(there, means.size, 1)), there
+
+
+def _smoothed(loss: Any, there: Any, settings: Any) -> Any:
+    """Φ: the smoothed largest loss [K]; settings [K, 2] hold C and τ."""
     tau = settings[:, 1][None, :]
     scaled = jnp.where(there, loss / tau, -jnp.inf)
     return tau[0] * (jax.nn.logsumexp(scaled, axis=0) - jnp.log(there.sum(axis=0).astype(loss.dtype)))
 
 
-def _objective(p: Objective, v: Any) -> tuple[Any, Any]:
+def worst_group(means: Means, settings: Any) -> Any:
+    """Φ of group-dro."""
+    return _smoothed(*_of_groups(means, settings[:, 0]), settings)
+
+
+def worst_cell(means: Means, settings: Any) -> Any:
+    """Φ of group-dro-label."""
+    return _smoothed(*_of_cells(means, settings[:, 0]), settings)
+
+
+def _by_group(p: Objective, v: Any) -> tuple[Any, Any]:
     return evaluate(worst_group, p, v)
+
+
+def _by_cell(p: Objective, v: Any) -> tuple[Any, Any]:
+    return evaluate(worst_cell, p, v)
 
 
 def _hyper(problem: Problem) -> tuple[dict[str, float], ...]:
@@ -62,7 +83,7 @@ def _hyper(problem: Problem) -> tuple[dict[str, float], ...]:
     )
 
 
-def _fit(problem: Problem) -> Solution:
+def _fit(problem: Problem, by_label: bool) -> Solution:
     cells = cells_of(problem.train.y, problem.train.group, len(problem.groups))
     for at, size in zip(problem.columns, cells.size, strict=True):
         if not (size.sum(axis=0) > 0).all():
@@ -71,13 +92,14 @@ def _fit(problem: Problem) -> Solution:
                 f"There are {size[:, 0].sum()} without and {size[:, 1].sum()} with it.",
                 "Leave that label out, or choose another attribute.",
             )
-    return _optimum(problem, cells) if problem.protocol == "convex" else _online(problem, cells)
+    make = _optimum if problem.protocol == "convex" else _online
+    return make(problem, cells, by_label)
 
 
-def _optimum(problem: Problem, cells: Cells) -> Solution:
+def _optimum(problem: Problem, cells: Cells, by_label: bool) -> Solution:
     adjustments = np.asarray(problem.grid["coefficient"])
     stages = [np.stack([adjustments, np.full_like(adjustments, tau)], axis=1) for tau in TEMPERATURES]
-    fit = fit_grouped(_objective, problem, cells, stages)
+    fit = fit_grouped(_by_cell if by_label else _by_group, problem, cells, stages)
     q, m, c, d = fit.w.shape
     return Solution(
         _hyper(problem),
@@ -113,11 +135,19 @@ def step_gradient(params: Any, q: Any, batch: Any, fixed: Any) -> tuple[Any, Any
     return gradient, q
 
 
-def _online(problem: Problem, cells: Cells) -> Solution:
+def step_gradient_by_label(params: Any, q: Any, batch: Any, fixed: Any) -> tuple[Any, Any]:
+    """The same, for groups that are cells of group × label."""
+    x, y, group = batch
+    cell = jnp.where(group >= 0, 2 * group + y.astype(group.dtype), -1)
+    return step_gradient(params, q, (x, y, cell), fixed)
+
+
+def _online(problem: Problem, cells: Cells, by_label: bool) -> Solution:
     """Penalties do not enter: the recipe's weight decay is the only one. m = coefficients."""
     adjustments, (step,) = np.asarray(problem.grid["coefficient"], np.float32), problem.grid["step"]
     recipe = Recipe(rate=2.5e-4)
-    size = cells.size.sum(axis=2)  # [c, g]
+    size = cells.size.reshape(len(cells.size), -1) if by_label else cells.size.sum(axis=2)  # [c, g]
+    code = cells.code if by_label else cells.code // 2
     there = size > 0
     shift, width = standardise(problem.train.x, problem.train.y)
     c, d = shift.shape
@@ -131,8 +161,9 @@ def _online(problem: Problem, cells: Cells) -> Solution:
         np.float32(step),
     )
     params, q = train(
-        step_gradient, start, q.astype(np.float32), fixed, problem.train, shift, width, recipe,
-        lambda column, rng, count: draw_equal_groups(cells.code[:, column] // 2, rng, count),
+        step_gradient_by_label if by_label else step_gradient,
+        start, q.astype(np.float32), fixed, problem.train, shift, width, recipe,
+        lambda column, rng, count: draw_equal_groups(code[:, column], rng, count),
         [at.seed for at in problem.columns],
     )  # fmt: skip
     w = params["w"].astype(np.float64) / width
@@ -144,12 +175,23 @@ def _online(problem: Problem, cells: Cells) -> Solution:
     )
 
 
+_SOURCE = "Sagawa et al., ICLR 2020, equations (4) and (5), algorithm 1"
+_GRID = {"coefficient": (0.0, 1.0, 3.0), "step": (0.01,)}
 GROUP_DRO = Method(
     name="group-dro",
-    fit=_fit,
+    fit=lambda problem: _fit(problem, by_label=False),
     summary="The loss of the worst group is minimised.",
-    source="Sagawa et al., ICLR 2020, equations (4) and (5), algorithm 1",
-    grid={"coefficient": (0.0, 1.0, 3.0), "step": (0.01,)},
+    source=_SOURCE,
+    grid=_GRID,
+    protocols=("convex", "paper"),
+    criterion="auc_worst",
+)
+GROUP_DRO_LABEL = Method(
+    name="group-dro-label",
+    fit=lambda problem: _fit(problem, by_label=True),
+    summary="The loss of the worst group × label is minimised.",
+    source=_SOURCE,
+    grid=_GRID,
     protocols=("convex", "paper"),
     criterion="auc_worst",
 )
