@@ -142,7 +142,7 @@ class _Job:
             "reader": reader.document(),
             "classes": list(classes.classes),
             "masks": _plain(classes),
-            **mask_options.document(),
+            **self.asked.document(),
             "autocast": options.autocast,
             "dtype": "float16",
         }

@@ -1,0 +1,121 @@
+"""How well the stored masks agree with the ground truth: one row a picture (or volume), class and prompt.
+
+Computed from the cache alone, at the picture's own size; no picture, model or torch is needed. A volume that was
+segmented slice by slice is one row: its slices are added up first, so that a slice with three pixels does not count as
+much as one with three thousand.
+
+    dice = 2 |A ∩ B| / (|A| + |B|)        iou = |A ∩ B| / |A ∪ B|        (A: predicted, B: true; both in [0, 1])
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from fmcache.analyze.masks import upsample
+
+if TYPE_CHECKING:
+    from fmcache.store.masks import Answer, Masks
+
+COLUMNS = ("sample_id", "patient_id", "split", "class", "prompt", "mask")
+
+
+def dice_table(masks: Masks, threshold: float = 0.0, mask: str = "best") -> pl.DataFrame:
+    """Dice and IoU of every sample, class and prompt.
+
+    Parameters
+    ----------
+    threshold : a pixel is inside where its logit, at the picture's size, is above this. FairMedFM thresholds logits at
+        0.5, the official codes at 0.
+    mask : "best" (largest predicted IoU), "oracle" (largest true Dice: what a person would choose), or "all" (one row
+        for each). The last two need an entry made with ``--multimask all``, where there is more than one mask.
+
+    Returns
+    -------
+    sample_id, patient_id, split, class, prompt, mask (number of the mask; the best of the first slice of a volume),
+    dice, iou, predicted_iou (mean over slices), true_pixels, predicted_pixels, slices, then ``attribute.*``.
+    """
+    sums: dict[tuple[Any, ...], list[float]] = {}
+    first: dict[tuple[Any, ...], int] = {}
+    samples = masks.samples
+    ids = samples["sample_id"].to_list()
+    for answer in masks:
+        for number, logits in _chosen(answer, mask):
+            inside = upsampled(masks, logits, answer.truth.shape) > threshold
+            both = int(np.count_nonzero(inside & answer.truth))
+            key = (ids[answer.sample], answer.name, answer.prompt, number if mask != "best" else -1)
+            first.setdefault(key, number)
+            found = sums.setdefault(key, [0, 0, 0, 0.0, 0])
+            figures = (both, np.count_nonzero(inside), np.count_nonzero(answer.truth), answer.iou[number], 1)
+            for place, value in enumerate(figures):
+                found[place] += float(value)
+    rows = [
+        (sample, name, prompt, first[key], *_scores(found))
+        for key, found in sums.items()
+        for sample, name, prompt, _ in [key]
+    ]
+    names = ("sample_id", "class", "prompt", "mask")
+    figures_of = ("dice", "iou", "predicted_iou", "true_pixels", "predicted_pixels", "slices")
+    schema = {
+        **dict.fromkeys(names[:3], pl.String),
+        "mask": pl.Int32,
+        **dict.fromkeys(figures_of[:3], pl.Float64),
+        **dict.fromkeys(figures_of[3:], pl.Int64),
+    }
+    table = pl.DataFrame(rows, schema=schema, orient="row")
+    if mask == "oracle":
+        table = table.sort("dice", descending=True, maintain_order=True).unique(
+            list(names[:3]), keep="first", maintain_order=True
+        )
+    attributes = [name for name in samples.columns if name.startswith("attribute.")]
+    known = samples.select("sample_id", "patient_id", "split", *attributes).unique(
+        "sample_id", maintain_order=True
+    )
+    joined = table.join(known, on="sample_id", how="left", maintain_order="left")
+    return joined.sort("sample_id", "class", "prompt", "mask").select(*COLUMNS, *figures_of, *attributes)
+
+
+def wide_table(table: pl.DataFrame) -> pl.DataFrame:
+    """One row a sample, as ``fmcache audit --value`` wants it: the mean over the classes that the sample has.
+
+    Returns
+    -------
+    sample_id, patient_id, split, ``dsc_<prompt>`` and ``iou_<prompt>`` for every prompt, then the attributes without
+    their prefix. Source: FairMedFM, appendix D.2 (classes one by one, then averaged).
+    """
+    attributes = [name for name in table.columns if name.startswith("attribute.")]
+    keys = ["sample_id", "patient_id", "split", *attributes]
+    means = table.group_by(*keys, "prompt", maintain_order=True).agg(
+        dsc=pl.col("dice").mean(), iou=pl.col("iou").mean()
+    )
+    wide = means.pivot("prompt", index=keys, values=["dsc", "iou"])
+    figures = [name for name in wide.columns if name not in keys]
+    named = [pl.col(name).alias(name.removeprefix("attribute.")) for name in attributes]
+    return wide.select(*keys[:3], *figures, *named)
+
+
+def upsampled(masks: Masks, logits: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Stored logits at the size of the picture or volume."""
+    if len(size) == 3:
+        from fmcache.analyze.volumes import upsample_volume
+
+        return upsample_volume(logits, masks.frame, size)
+    return upsample(logits, masks.frame, (size[0], size[1]), masks.form)
+
+
+def _chosen(answer: Answer, mask: str) -> list[tuple[int, np.ndarray]]:
+    """(number, logits) of the masks that are wanted."""
+    if len(answer.logits) == 1:
+        return [(answer.chosen, answer.logits[0])]
+    if mask == "best":
+        return [(answer.chosen, answer.logits[answer.chosen])]
+    return list(enumerate(answer.logits))
+
+
+def _scores(found: list[float]) -> tuple[float | int, ...]:
+    both, predicted, true, iou, slices = found
+    union = predicted + true - both
+    # a class without a true pixel has no row, so neither denominator is 0
+    return (2 * both / (predicted + true), both / union, iou / slices, int(true), int(predicted), int(slices))

@@ -1,0 +1,294 @@
+"""``--kind mask`` with a model small enough to compute by hand: what is asked, what is stored, what is read back."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch")
+
+from fmcache.analyze.dice import dice_table, wide_table  # noqa: E402
+from fmcache.errors import DatasetError, UsageError  # noqa: E402
+from fmcache.extract.dataset import load_dataset  # noqa: E402
+from fmcache.extract.frame import Frame, FramePreprocess, Shades  # noqa: E402
+from fmcache.extract.mask_options import MaskOptions  # noqa: E402
+from fmcache.extract.mask_run import extract_masks  # noqa: E402
+from fmcache.extract.models.card import Card, Network  # noqa: E402
+from fmcache.extract.models.segmenter import Segmenter  # noqa: E402
+from fmcache.extract.options import ExtractOptions  # noqa: E402
+from fmcache.extract.registry import LoadedModel  # noqa: E402
+from fmcache.settings import Settings  # noqa: E402
+from fmcache.store.cache import open_cache  # noqa: E402
+from fmcache.store.maintenance import repair, verify  # noqa: E402
+
+SIDE, LOW = 32, 8
+PREPROCESS = FramePreprocess(Frame("squash", SIDE, "nearest"), Shades((0, 0, 0), (1, 1, 1)))
+calls = {"encode": 0, "decode": []}
+
+
+def encode(x):
+    calls["encode"] += len(x)
+    return torch.nn.functional.avg_pool2d(x[:, :1], SIDE // LOW)
+
+
+def decode(maps, points, boxes):
+    """Mask m is the mean grey of a cell minus 100 m; the third has the largest predicted IoU. Boxes cut it off."""
+    calls["decode"].append((len(maps), None if points is None else points.shape[1]))
+    logits = torch.cat([maps - 100 * m for m in range(3)], 1)
+    if boxes is not None:
+        y, x = torch.meshgrid(torch.arange(LOW), torch.arange(LOW), indexing="ij")
+        centre = torch.stack([x, y], -1) * (SIDE // LOW) + SIDE // LOW // 2
+        inside = (centre >= boxes[:, None, None, :2]).all(-1) & (centre <= boxes[:, None, None, 2:]).all(-1)
+        logits = torch.where(inside[:, None], logits, -50.0)
+    return logits, torch.tensor([[0.1, -0.5, 0.7]]).expand(len(maps), -1)
+
+
+def model(**changes):
+    card = Card("toy-sam", "Toy", "segmentation", "toy", 1, "MIT", ("mean",), PREPROCESS)
+    segmenter = Segmenter(encode, decode, (LOW, LOW), 3, ("center", "rand", "rands", "bbox"))
+    network = Network(torch.nn.Identity(), {}, PREPROCESS, segmenter=segmenter)
+    values = {"card": card, "pool": "mean", "preprocess": PREPROCESS, "d": 1, "weights_sha256": "0" * 64,
+              "source": "toy", "network": network, **changes}  # fmt: skip
+    return LoadedModel(**values)
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Five pictures: two classes, one class, empty mask, mask of another shape, no mask."""
+    calls["encode"], calls["decode"] = 0, []
+    rows = ["sample_id,patient_id,path,mask_path,attribute.sex"]
+    for number in range(5):
+        mask = np.zeros((40, 64), np.uint8)
+        if number != 2:
+            mask[10:30, 8:32] = 1
+        if number == 0:
+            mask[5:15, 48:60] = 2
+        picture = np.where(mask > 0, 250, 60).astype(np.uint8) + np.uint8(number)
+        if number == 3:
+            mask = mask[:, :60]
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+        Image.fromarray(mask).save(tmp_path / f"{number}_mask.png")
+        mine = "" if number == 4 else f"{number}_mask.png"
+        rows.append(f"s{number},p{number},{number}.png,{mine},{'FM'[number % 2]}")
+    (tmp_path / "study.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+def run(study, asked=None, options=None, which=None):
+    dataset = load_dataset(str(study / "study.csv"), settings=Settings())
+    options = options or ExtractOptions(batch=2, workers=2)
+    cache = open_cache(study / "cache", create=True)
+    return cache, extract_masks([which or model()], dataset, cache, options, asked or MaskOptions())
+
+
+def test_what_is_stored(study):
+    cache, summary = run(study)
+    assert summary.exit_code == 3
+    (row,) = summary.rows()
+    assert (row["embedded"], row["rejected"], row["state"]) == (3, 2, "done")
+    assert "1 samples have no mask_path and were left out." in summary.sentences()
+    assert calls["encode"] == 2, "each picture goes through the encoder once"
+    # two pictures, three masks in all: one call a kind of prompt
+    assert sorted(calls["decode"], key=str) == sorted([(3, 1), (3, 1), (3, 5), (3, None)], key=str)
+    masks = cache.masks("toy-sam", "study")
+    assert masks.entry.shape == (2, 4, 1, LOW, LOW)
+    assert masks.classes == ("1", "2")
+    assert masks.samples["sample_id"].to_list() == ["s0", "s1"]
+    reasons = dict(masks.missing.select("sample_id", "reason").iter_rows())
+    assert reasons == {
+        "s2": "rejected: The mask is empty: no pixel belongs to a class.",
+        "s3": "rejected: The mask has another shape than its picture: 40x60 and 40x64.",
+        "s4": "not extracted",
+    }
+    assert verify(cache) == []
+
+
+def test_ground_truth_is_lossless_and_prompts_are_in_pixels_of_the_picture(study):
+    cache, _ = run(study)
+    masks = cache.masks("toy-sam", "study")
+    answers = {(a.sample, a.name, a.prompt): a for a in masks}
+    assert len(answers) == 3 * 4
+    with Image.open(study / "0_mask.png") as image:
+        stored = np.asarray(image)
+    for name in ("1", "2"):
+        assert (answers[0, name, "bbox"].truth == (stored == int(name))).all()
+    assert answers[0, "2", "bbox"].coordinates.tolist() == [[48, 5], [59, 14]]
+    assert answers[0, "1", "center"].coordinates.tolist() == [[19, 19]]
+    for (_, _, prompt), answer in answers.items():
+        if prompt in ("rand", "rands", "center"):
+            assert all(answer.truth[int(y), int(x)] for x, y in answer.coordinates)
+        np.testing.assert_allclose(answer.iou, [0.1, -0.5, 0.7], rtol=1e-6)
+        assert (answer.chosen, answer.logits.shape) == (2, (1, LOW, LOW))
+
+
+def test_the_stored_mask_is_that_of_the_largest_predicted_iou(study):
+    cache, _ = run(study)
+    every, _ = run(study, MaskOptions(multimask="all"))
+    best = {(a.sample, a.name, a.prompt): a for a in cache.masks("toy-sam", "study", key=key(cache, "best"))}
+    for answer in every.masks("toy-sam", "study", key=key(cache, "all")):
+        assert answer.logits.shape == (3, LOW, LOW)
+        assert (answer.logits[2] == best[answer.sample, answer.name, answer.prompt].logits[0]).all()
+        assert (answer.logits[0] - answer.logits[2] == 200).any()
+
+
+def key(cache, multimask):
+    found = [entry for entry in cache.entries(kind="mask") if entry.document["multimask"] == multimask]
+    return found[0].key
+
+
+def test_dice_by_hand(study):
+    """The picture is 250 inside and 60 outside, mask 2 takes 200 off: inside exactly the true pixels, up to the
+    resolution of the small logits; the box cuts the other class away."""
+    cache, _ = run(study)
+    table = dice_table(cache.masks("toy-sam", "study"))
+    one = table.row(by_predicate=(pl.col("sample_id") == "s1") & (pl.col("prompt") == "center"), named=True)
+    a, b, both = one["predicted_pixels"], one["true_pixels"], one["dice"]
+    assert b == 20 * 24
+    with Image.open(study / "1.png") as image:
+        picture = np.asarray(image)
+    maps = encode(PREPROCESS.batch([PREPROCESS.geometry.apply(picture)], "cpu")) - 200
+    for size in ((SIDE, SIDE), picture.shape):  # the official way back, in torch
+        maps = torch.nn.functional.interpolate(maps, size, mode="bilinear", align_corners=False)
+    inside, true = maps[0, 0].numpy() > 0, picture > 200
+    assert both == pytest.approx(2 * (inside & true).sum() / (inside.sum() + true.sum()))
+    assert both > 0.8
+    assert one["iou"] == pytest.approx(both / (2 - both))
+    assert both == pytest.approx(2 * round(both * (a + b) / 2) / (a + b))
+    assert one["predicted_iou"] == pytest.approx(0.7)
+    assert (one["patient_id"], one["attribute.sex"]) == ("p1", "M")
+    # without a box both objects answer to either class
+    point, box = (
+        table.filter(pl.col("sample_id") == "s0", pl.col("class") == "2", pl.col("prompt") == prompt)["dice"][
+            0
+        ]
+        for prompt in ("center", "bbox")
+    )
+    assert point < 0.5 < box
+    wide = wide_table(table)
+    assert wide.columns == [
+        "sample_id", "patient_id", "split", *(f"dsc_{p}" for p in ("bbox", "center", "rand", "rands")),
+        *(f"iou_{p}" for p in ("bbox", "center", "rand", "rands")), "sex",
+    ]  # fmt: skip
+    mean = table.filter(pl.col("sample_id") == "s0", pl.col("prompt") == "bbox")["dice"].mean()
+    assert wide["dsc_bbox"][0] == pytest.approx(mean)
+
+
+def test_nothing_is_asked_twice_and_a_changed_mask_is_asked_anew(study):
+    cache, _ = run(study)
+    before = list(calls["decode"])
+    _, summary = run(study)
+    assert summary.rows()[0]["embedded"] == 1 - 1 + 0
+    assert calls["decode"] == before
+    with Image.open(study / "1_mask.png") as image:
+        changed = np.asarray(image).copy()
+    changed[10:20] = 0
+    Image.fromarray(changed).save(study / "1_mask.png")
+    _, summary = run(study)
+    assert summary.rows()[0]["embedded"] == 1
+    masks = cache.masks("toy-sam", "study")
+    assert masks.samples["sample_id"].to_list().count("s1") == 1, "the newest of both counts"
+    row = masks.samples["sample_id"].to_list().index("s1")
+    truth = next(a.truth for a in masks if a.sample == row)
+    assert (truth == (changed == 1)).all()
+
+
+def test_any_order_batch_and_workers_give_the_same_bytes(study):
+    cache, _ = run(study)
+    other = open_cache(study / "other", create=True)
+    dataset = load_dataset(str(study / "study.csv"), settings=Settings())
+    extract_masks([model()], dataset, other, ExtractOptions(batch=1, workers=1), MaskOptions())
+    one, two = cache.masks("toy-sam", "study"), other.masks("toy-sam", "study")
+    assert one.prompt_table.sort("input_digest", "class", "prompt").equals(
+        two.prompt_table.sort("input_digest", "class", "prompt")
+    )
+    for a, b in zip(one, two, strict=True):
+        assert (a.logits == b.logits).all()
+
+
+def test_an_interrupted_extraction_goes_on(study, monkeypatch):
+    from fmcache.store.segment import SegmentWriter
+
+    monkeypatch.setattr("fmcache.extract.mask_run.BLOCK", 1)
+    write, written = SegmentWriter.write, []
+
+    def stop_after_one(self, block, *rest):
+        if written:
+            raise KeyboardInterrupt
+        written.append(block)
+        return write(self, block, *rest)
+
+    monkeypatch.setattr(SegmentWriter, "write", stop_after_one)
+    with pytest.raises(KeyboardInterrupt):
+        run(study)
+    monkeypatch.setattr(SegmentWriter, "write", write)
+    cache, summary = run(study)
+    assert summary.rows()[0]["reused blocks"] == 1
+    assert len(list(cache.masks("toy-sam", "study"))) == 12
+    assert verify(cache) == []
+
+
+@pytest.mark.parametrize("what", ["masks", "prompts"])
+def test_a_damaged_table_is_noticed_and_only_its_block_made_again(study, monkeypatch, what):
+    monkeypatch.setattr("fmcache.extract.mask_run.BLOCK", 1)
+    cache, _ = run(study)
+    (segment,) = cache.entry("toy-sam", "study", "mask").segments
+    file = segment.path / what / "00001.parquet"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.chmod(0o600)
+    file.write_bytes(data)
+    assert [problem.path.endswith(f"{what}/00001.parquet") for problem in verify(cache)] == [True]
+    (row,) = repair(cache, "toy-sam/study")
+    assert (row["kept"], row["lost"]) == (2, 1)
+    _, summary = run(study)
+    assert summary.rows()[0]["reused blocks"] == 2
+    assert verify(cache) == []
+    assert len(list(cache.masks("toy-sam", "study"))) == 12
+
+
+def test_the_key_says_what_was_asked(study):
+    keys = set()
+    for asked in (
+        MaskOptions(), MaskOptions(seed=1), MaskOptions(rule="fairmedfm"), MaskOptions(logits="mask"),
+        MaskOptions(prompts=("bbox",)), MaskOptions(multimask="all"),
+    ):  # fmt: skip
+        cache, summary = run(study, asked)
+        keys.add(summary.rows()[0]["key"])
+    assert len(keys) == 6
+    document = next(e.document for e in cache.entries(kind="mask") if e.document["logits"] == "mask")
+    json.dumps(document)
+    assert document["classes"] == ["1", "2"]
+
+
+def test_a_model_without_masks_is_refused(study):
+    plain = model(network=Network(torch.nn.Identity(), {}, PREPROCESS))
+    with pytest.raises(UsageError) as error:
+        run(study, which=plain)
+    assert "makes no masks" in error.value.what
+
+
+def test_a_dataset_without_masks_is_refused(study):
+    text = (study / "study.csv").read_text()
+    (study / "study.csv").write_text(text.replace("mask_path", "mask"))
+    with pytest.raises(DatasetError) as error:
+        run(study)
+    assert "mask_path" in error.value.do
+
+
+def test_volumes_go_slice_by_slice_and_empty_slices_are_left_out(tmp_path):
+    volume = np.zeros((6, 40, 64), np.uint8)
+    volume[2:4, 10:30, 8:32] = 250
+    np.save(tmp_path / "v.npy", volume)
+    np.save(tmp_path / "m.npy", (volume > 0).astype(np.uint8))
+    (tmp_path / "study.csv").write_text("sample_id,path,mask_path\nv,v.npy,m.npy\n")
+    cache, summary = run(tmp_path, MaskOptions(prompts=("center",)))
+    assert summary.rows()[0]["embedded"] == 2
+    masks = cache.masks("toy-sam", "study")
+    assert masks.samples["slice"].to_list() == [2, 3]
+    assert masks.classes == ("mask",)
+    (row,) = dice_table(masks).to_dicts()
+    assert (row["slices"], row["true_pixels"]) == (2, 2 * 20 * 24)
