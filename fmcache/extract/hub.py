@@ -30,11 +30,12 @@ def hub_file(card: Card) -> tuple[Path, str]:
     from huggingface_hub import hf_hub_download
 
     where = card.published
-    path = Path(
-        _reach(
-            card, where.file, lambda: hf_hub_download(where.hub, where.file, revision=where.revision or None)
-        )
-    )
+    do = f"Fetch {where.file} of {_page(where)} and type: --checkpoint FILE"
+
+    def fetch() -> str:
+        return hf_hub_download(where.hub, where.file, revision=where.revision or None)
+
+    path = Path(_reach(card.id, where, fetch, do))
     commit = _commit(path)
     if where.sha256:
         with path.open("rb") as file:
