@@ -146,11 +146,11 @@ def _attribute(name: str, metric: str, values: dict[str, float], null: float, p:
     ("metric", "text"),
     [
         ("tpr", "By sex: 60 % of the cases are found among female and 80 % among male, a difference of 20 points "
-                "(95 % interval 17 to 23; by chance alone about 4.0; p = 0.010)."),
+                "(95 % interval 17 to 23; by chance alone about 4.0; p\u00a0=\u00a00.010)."),
         ("fpr", "By sex: of the people without the finding, 60 % are flagged among female and 80 % among male, a "
-                "difference of 20 points (95 % interval 17 to 23; by chance alone about 4.0; p = 0.010)."),
+                "difference of 20 points (95 % interval 17 to 23; by chance alone about 4.0; p\u00a0=\u00a00.010)."),
         ("auc", "By sex: cases are told from non-cases with an AUC of 0.60 among female and 0.80 among male, a "
-                "difference of 0.20 (95 % interval 0.17 to 0.23; by chance alone about 0.04; p = 0.010)."),
+                "difference of 0.20 (95 % interval 0.17 to 0.23; by chance alone about 0.04; p\u00a0=\u00a00.010)."),
     ],
 )  # fmt: skip
 def test_a_finding_in_words(metric: str, text: str) -> None:

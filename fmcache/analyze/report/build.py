@@ -25,6 +25,7 @@ from fmcache.analyze.report.compare_figures import consistency_figure, front_fig
 from fmcache.analyze.report.explorer import Explorer, explore
 from fmcache.analyze.report.overview import overview
 from fmcache.analyze.report.provenance import facts, provenance
+from fmcache.analyze.report.rank_figures import rank_figure, rankings
 from fmcache.analyze.report.truth import planted, truth
 from fmcache.analyze.report.views import Attribute, View, views, warnings
 from fmcache.analyze.report.wording import clean, decimal, printed, spoken
@@ -183,6 +184,7 @@ def render(
         assert loaded[1] is not None
         sections.append(_section(cache, places[i], view, loaded[1], min_cell))
     found = [truth(view, rows) for view in chosen.views if (rows := planted(cache, view))]
+    ranked = rankings(cache.results(), [view.run_id for view in chosen.views], min_cell)
     css, script = _resource("report.css"), _resource("explorer.js")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_resource),
@@ -201,13 +203,16 @@ def render(
         decimal=decimal,
         spoken=spoken,
         headlines=[
-            (one.text, next((places[i] for i in drawn if chosen.views[i] is one.view), ""))
+            (one, next((places[i] for i in drawn if chosen.views[i] is one.view), ""))
             for one in (sentences.headlines(chosen.views) if len(chosen.views) > 1 else ())
         ],
         looked_at=sentences.looked_at(chosen.views),
         warnings=chosen.warnings,
         overview=overview(chosen.views, places),
         comparisons=[_compared(i, one) for i, one in enumerate(comparisons(chosen.views))],
+        ranked=[
+            Drawing(one.caption, rank_figure(one, f"r{i}-cd"), one.reading) for i, one in enumerate(ranked)
+        ],
         sections=sections,
         undrawn=len(chosen.views) - len(sections),
         verdicts=sentences.VERDICTS,

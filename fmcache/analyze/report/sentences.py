@@ -47,6 +47,12 @@ VERDICTS = {
     "open": "Chance not assessed",
     "hidden": "Not shown",
 }
+READINGS = {
+    "beyond": "That is more than chance would give.",
+    "chance": "Chance alone could make such a difference.",
+    "open": "",
+    "hidden": "",
+}
 _ORDER = {name: rank for rank, name in enumerate(VERDICTS)}
 
 
@@ -91,7 +97,7 @@ def finding(view: View, attribute: Attribute) -> Finding:
     if math.isfinite(one.null):
         sure.append(f"by chance alone about {_size(one.null, share, '')}")
     if math.isfinite(one.p):
-        sure.append(f"p {'' if one.p < 0.001 else '= '}{p_value(one.p)}")
+        sure.append("p\u00a0" + ("" if one.p < 0.001 else "=\u00a0") + p_value(one.p))
     text = f"{by}: {_facts(attribute, one.metric)}{_size(gap.value, share)}"
     if sure:
         text += f" ({'; '.join(sure)})"
@@ -151,11 +157,21 @@ class Headline:
     attribute: str
 
     @property
-    def text(self) -> str:
-        """The whole sentence, with what it is about: ``dinov2 on mimic, edema. By sex: …``."""
+    def about(self) -> str:
+        """``dinov2 on mimic, edema (group-dro)``."""
         about = f"{self.view.text('model')} on {self.view.text('dataset')}, {spoken(self.view.label)}"
         method = self.view.text("method")
-        return f"{about}{f' ({method})' if method not in ('', 'erm') else ''}. {self.finding.text}"
+        return f"{about} ({method})" if method not in ("", "erm") else about
+
+    @property
+    def told(self) -> str:
+        """The finding and how to read it."""
+        return f"{self.finding.text} {READINGS[self.finding.verdict]}".strip()
+
+    @property
+    def text(self) -> str:
+        """The whole, with what it is about: ``dinov2 on mimic, edema. By sex: …``."""
+        return f"{self.about}. {self.told}"
 
 
 def headlines(views: Sequence[View], most: int = 3) -> list[Headline]:

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from fmcache.analyze.groups import UNKNOWN
-from fmcache.analyze.report.wording import LONGEST_NAME, clean
+from fmcache.analyze.report.wording import LONGEST_NAME, clean, spoken
 from fmcache.analyze.suppression import Cell, Place, Why, suppress
 
 GROUP_METRICS = ("auc", "tpr", "fpr", "ece")
@@ -148,7 +148,7 @@ class View:
             for part in (
                 self.text("model"),
                 self.text("dataset"),
-                clean(self.label, LONGEST_NAME),
+                spoken(self.label),
                 self.text("usage") if self.text("usage") not in PLAIN_USAGES else "",
                 self.text("method") if self.text("method") != "erm" else "",
             )

@@ -17,7 +17,7 @@ LONGEST_NAME = 80  # of one name that comes from data
 _BIDI = {*map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A)), "\u200e", "\u200f", "\u061c"}
 _INVISIBLE = {"\u200b", "\u2060", "\ufeff", "\u2028", "\u2029", "\u00ad"}
 _DROPPED = frozenset(_BIDI | _INVISIBLE)
-_SPACE = re.compile(r"\s+")
+_SPACE = re.compile(r"[^\S\u00a0]+")  # a no-break space is ours: it keeps "p = 0.03" on one line
 
 METRIC_NAMES = {
     "auc": "AUC",
@@ -59,7 +59,11 @@ POLICIES = {
 def clean(text: str, longest: int = LONGEST) -> str:
     """`text` on one line without control, bidirectional and invisible characters, at most `longest` characters."""
     kept = "".join(
-        " " if character.isspace() else "" if character in _DROPPED or _hostile(character) else character
+        " "
+        if character.isspace() and character != "\u00a0"
+        else ""
+        if character in _DROPPED or _hostile(character)
+        else character
         for character in text
     )
     kept = _SPACE.sub(" ", kept).strip()
