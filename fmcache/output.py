@@ -61,6 +61,19 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
+def _rate(per_second: float) -> str:
+    """``1,250/s``, ``4.2/s``, ``13/min``: never a bare 0.
+
+    Examples
+    --------
+    >>> _rate(1250), _rate(4.2), _rate(0.22)
+    ('1,250/s', '4.2/s', '13/min')
+    """
+    if per_second < 1:
+        return f"{60 * per_second:,.0f}/min"
+    return f"{per_second:,.0f}/s" if per_second >= 10 else f"{per_second:.1f}/s"
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
@@ -152,7 +165,7 @@ class Bar:
     def advance(self, n: int, detail: str = "") -> None:
         self._done += n
         now = time.monotonic()
-        rate = f"{self._done / max(now - self._began, 1e-9):,.0f}/s"
+        rate = _rate(self._done / max(now - self._began, 1e-9))
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, advance=n, rate=rate, detail=detail)
         elif now - self._told > 10:
