@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from fmcache.analyze.masks import upsample
+from fmcache.analyze.volumes import upsample_volume
 
 if TYPE_CHECKING:
     from fmcache.store.masks import Answer, Masks
@@ -43,7 +44,7 @@ def dice_table(masks: Masks, threshold: float = 0.0, mask: str = "best") -> pl.D
     ids = samples["sample_id"].to_list()
     for answer in masks:
         for number, logits in _chosen(answer, mask):
-            inside = upsampled(masks, logits, answer.truth.shape) > threshold
+            inside = upsampled(masks, logits, answer.truth) > threshold
             both = int(np.count_nonzero(inside & answer.truth))
             key = (ids[answer.sample], answer.name, answer.prompt, number if mask != "best" else -1)
             first.setdefault(key, number)
@@ -96,13 +97,11 @@ def wide_table(table: pl.DataFrame) -> pl.DataFrame:
     return wide.select(*keys[:3], *figures, *named)
 
 
-def upsampled(masks: Masks, logits: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Stored logits at the size of the picture or volume."""
-    if len(size) == 3:
-        from fmcache.analyze.volumes import upsample_volume
-
-        return upsample_volume(logits, masks.frame, size)
-    return upsample(logits, masks.frame, (size[0], size[1]), masks.form)
+def upsampled(masks: Masks, logits: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Stored logits at the size of the picture or volume whose ground truth is `truth`."""
+    if truth.ndim == 3:
+        return upsample_volume(logits, masks.frame, truth)
+    return upsample(logits, masks.frame, (truth.shape[0], truth.shape[1]), masks.form)
 
 
 def _chosen(answer: Answer, mask: str) -> list[tuple[int, np.ndarray]]:

@@ -72,6 +72,13 @@ def extract_command(
     for line in [*data.notes, *count_lines(data.card["counts"])]:
         progress.note(line)
     wants_masks = kind == "mask"
+    for card in cards:
+        if card.options.get("volumes") and not wants_masks:
+            raise UsageError(
+                f"{card.id} takes whole volumes, not slices.",
+                "It makes masks; embeddings are made of pictures or slices.",
+                "Type: --kind mask",
+            )
     try:
         import torch
     except ModuleNotFoundError:
@@ -150,6 +157,10 @@ def _preprocess(name: str, dataset: str, card: Card) -> Preprocess | FramePrepro
     if name == "fairmedfm":
         if isinstance(card.preprocess, FramePreprocess):
             return fairmedfm_frame(card.preprocess)
+        if card.options.get("volumes"):
+            raise UsageError(
+                f"FairMedFM feeds {card.id} as its own official code does.", "", "Type: --preprocess native"
+            )
         return fairmedfm_preprocess(dataset)
     raise UsageError(
         f"--preprocess {name} means nothing.",

@@ -58,6 +58,9 @@ class _Picture:
     classes: np.ndarray
 
 
+_View = tuple[_Picture, np.ndarray | None]  # of a volume also the object that is asked for
+
+
 def extract_masks(
     models: Sequence[LoadedModel],
     dataset: Dataset,
@@ -286,7 +289,7 @@ class _Job:
                 raise Undecodable("The file changed during the extraction; run the same command again.")
             classes = read_mask(self.dataset.root, mask, self.classes, self.reader)
             if self.volumes:
-                from fmcache.extract.models.cubes import read_volume
+                from fmcache.extract.cubes import read_volume
 
                 values = read_volume(data, self.reader)
                 if values.shape != classes.shape:
@@ -350,21 +353,26 @@ class _Job:
     ) -> bool:
         """One batch through the model; False if it did not fit and has to be tried with a smaller one."""
         new_truths, prompts = [], {kind: [] for kind in self.asked.prompts}
-        for place, (row, picture) in enumerate(pictures):
+        views: list[_View] = []
+        for row, picture in pictures:
             unit, slice = units[row]
+            if not self.volumes:
+                views.append((picture, None))
             for number, name in enumerate(self.classes.classes):
                 inside = picture.classes == number + 1
                 pixels = int(inside.sum())
                 if not pixels:
                     continue
+                if self.volumes:  # the part of a volume that the model sees lies around the object
+                    views.append((picture, inside))
                 shape = shape_text(inside.shape)
                 new_truths.append((unit, slice, self.where[unit][2], name, shape, pixels, pack_mask(inside)))
                 for kind in self.asked.prompts:
                     random = generator(self.asked.seed, unit, slice, name, kind)
                     points = make_prompt(kind, inside, random, self.asked.rule)
-                    prompts[kind].append((place, row, number, points))
+                    prompts[kind].append((len(views) - 1, row, number, points))
         try:
-            answers = self._model([picture for _, picture in pictures], prompts)
+            answers = self._model(views, prompts)
         except torch.OutOfMemoryError as error:
             self._halve(error)
             return False
@@ -378,11 +386,11 @@ class _Job:
             asked.append((*units[row], name, kind, text, best, *known))
         return True
 
-    def _model(self, pictures: list[_Picture], prompts: Mapping[str, list[Any]]) -> list[Any]:
+    def _model(self, views: list[_View], prompts: Mapping[str, list[Any]]) -> list[Any]:
         """[(kind, (place, row, class, points)), (logits [m, *low], iou [m])] for every prompt."""
         found: list[Any] = []
         with torch.inference_mode(), self._context():
-            frames, places = self._see(pictures)
+            frames, places = self._see(views)
             with self.meter.stage("model"):
                 maps = self.segmenter.encode(frames)
                 for kind, of in prompts.items():
@@ -397,16 +405,16 @@ class _Job:
                         found += [((kind, one), (low[i], iou[i])) for i, one in enumerate(part)]
         return found
 
-    def _see(self, pictures: list[_Picture]) -> tuple[torch.Tensor, Any]:
-        """The model's input, and the function that takes points of picture `place` into it."""
+    def _see(self, views: list[_View]) -> tuple[torch.Tensor, Any]:
+        """The model's input, and the function that takes points of a view into it."""
+        preprocess: Any = self.model.preprocess
         with self.meter.stage("transfer"):
             if self.volumes:
-                from fmcache.extract.models.cubes import see_volumes
-
-                return see_volumes(self.model, pictures, self.options.device)
-            frame = self.model.preprocess.geometry
-            frames = self.model.preprocess.batch([one.seen for one in pictures], self.options.device)
-        return frames, lambda place, points: frame.into(points, *pictures[place].size)
+                seen = [preprocess.view(picture.seen, inside) for picture, inside in views]
+                frames = preprocess.batch(seen, self.options.device)
+                return frames, lambda place, points: preprocess.into(points, views[place][1])
+            frames = preprocess.batch([picture.seen for picture, _ in views], self.options.device)
+        return frames, lambda place, points: preprocess.geometry.into(points, *views[place][0].size)
 
     def _context(self) -> contextlib.AbstractContextManager[Any]:
         if self.options.autocast == "fp32":

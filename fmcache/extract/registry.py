@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fmcache.errors import MissingExtra, ModelError, UsageError
+from fmcache.extract.cubes import CubePreprocess
 from fmcache.extract.frame import FramePreprocess
 from fmcache.extract.models.card import Card, Network, Weights
 from fmcache.extract.preprocess import Preprocess, resized
@@ -170,10 +171,8 @@ def _with_side(card: Card, preprocess: Preprocess | None, side: int) -> Preproce
             "",
             "Leave --side out for this model.",
         )
-    if isinstance(preprocess, FramePreprocess):
-        raise UsageError(
-            f"{card.id} takes pictures of {preprocess.geometry.side} pixels only.", "", "Leave --side out."
-        )
+    if isinstance(preprocess, (FramePreprocess, CubePreprocess)):
+        raise UsageError(f"{card.id} takes inputs of one size only.", "", "Leave --side out.")
     patch = int(card.options.get("patch", 1))
     if side % patch:
         near = max(patch, round(side / patch) * patch)

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fmcache.errors import ModelError
 from fmcache.extract.checkpoints import read_checkpoint
 from fmcache.extract.hub import hub_file, hub_folder
 from fmcache.extract.models.card import Card, Weights
 from fmcache.extract.packages import package_file, read_onnx
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _read(checkpoint: Path, files: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """A file or folder; of a model that is published in several files, all of them together."""
+    if files and checkpoint.is_dir() and any((checkpoint / name).is_file() for name in files):
+        merged: dict[str, torch.Tensor] = {}
+        for name in files:
+            merged.update(read_checkpoint(checkpoint / name))
+        return merged
+    return read_checkpoint(checkpoint)
 
 
 def find_weights(card: Card, checkpoint: Path | None) -> Weights:
@@ -21,7 +35,7 @@ def find_weights(card: Card, checkpoint: Path | None) -> Weights:
     where = card.published
     if checkpoint is not None:
         checkpoint = checkpoint.expanduser()
-        state = read_checkpoint(checkpoint)
+        state = _read(checkpoint, card.files)
         return Weights(state, checkpoint.name, checkpoint if checkpoint.is_dir() else checkpoint.parent)
     if where.package:
         path = package_file(card)

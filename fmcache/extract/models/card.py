@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fmcache.extract.cubes import CubePreprocess
 from fmcache.extract.frame import FramePreprocess
 from fmcache.extract.preprocess import Preprocess
 
@@ -56,6 +57,7 @@ class Card:
     preprocess : the model's own; None where only a configuration file tells.
     licence : of the weights. ``non_commercial`` is true where it forbids commercial use.
     published : where the weights are.
+    files : names of the published files where there are several; a folder that holds one has to hold all.
     text : context length of the text side in tokens; 0 where there is none.
     options : whatever else the builder wants to know.
     notes : departures of papers and benchmarks, and traps.
@@ -69,8 +71,9 @@ class Card:
     dim: int | None
     licence: str
     pools: tuple[str, ...] = ()
-    preprocess: Preprocess | FramePreprocess | None = None
+    preprocess: Preprocess | FramePreprocess | CubePreprocess | None = None
     published: Published = Published()
+    files: tuple[str, ...] = ()
     text: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     non_commercial: bool = False
@@ -94,7 +97,7 @@ class Network:
 
     module: torch.nn.Module
     heads: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
-    preprocess: Preprocess | FramePreprocess
+    preprocess: Preprocess | FramePreprocess | CubePreprocess
     text: TextTower | None = None
     segmenter: Segmenter | None = None
 

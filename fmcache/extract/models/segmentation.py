@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from fmcache.extract.cubes import CubePreprocess
 from fmcache.extract.frame import Frame, FramePreprocess, Shades
 from fmcache.extract.models.card import Card, Network, Published, Weights
 from fmcache.extract.models.loading import load_strictly
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 _SAM = FramePreprocess(Frame("longest", 1024, "bilinear"), Shades())
 _MEDSAM = FramePreprocess(Frame("squash", 1024, "cubic"), Shades(stretch=True))
 _MED2D = FramePreprocess(Frame("squash-or-pad", 256, "nearest"), Shades())
+_CUBE = CubePreprocess("crop", (128, 128, 128), "positive")
+_SEGVOL = CubePreprocess("resize", (32, 256, 256), "foreground")
 _PROMPTS = ("center", "rand", "rands", "bbox")
 _SEGMENT = "https://dl.fbaipublicfiles.com/segment_anything/"
 _PAPER = "Kirillov et al., Segment Anything, ICCV 2023"
@@ -46,7 +49,9 @@ def _volume(
 ) -> Card:
     return Card(
         id=id, title=title, family="segmentation", architecture=encoder, dim=dim, pools=("mean",),
-        published=Published(url=url), options={"encoder": encoder, "masks": 1, "prompts": prompts, "volumes": True},
+        published=Published(url=url), options={"encoder": encoder, "masks": 1, "prompts": prompts, "volumes": True,
+                 "several_files": encoder == "fastsam3d"},
+        preprocess=_SEGVOL if encoder == "segvol" else _CUBE,
         **more,  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -167,7 +172,50 @@ def build(card: Card, weights: Weights, preprocess: FramePreprocess | None) -> N
 
 
 def _build_volume(card: Card, encoder: str, weights: Weights) -> Network:
-    raise NotImplementedError
+    from fmcache.extract.models.segmenter import Segmenter
+
+    preprocess = card.preprocess
+    assert preprocess is not None
+    if encoder == "segvol":
+        from fmcache.extract.models import segvol
+
+        state = segvol_names(weights.state)
+        module: Any = segvol.SegVol(text=False)
+        unused = (*segvol.UNUSED, "text_encoder.")
+        low = segvol.LOW
+    else:
+        from fmcache.extract.models import sam3d
+
+        state = weights.state
+        module = sam3d.Sam3D(student=encoder == "fastsam3d")
+        unused, low = ("prompt_encoder.no_mask_embed.",), (4 * sam3d.GRID,) * 3
+        if encoder == "fastsam3d":
+            state = student_names(state)
+    load_strictly(module, state, card, may_be_unused=unused)
+
+    def answer(maps: Any, points: Any, boxes: Any) -> Any:
+        import torch
+
+        if boxes is not None:
+            return module.decode(maps, boxes=boxes)
+        inside = torch.ones(points.shape[:2], dtype=torch.long, device=points.device)
+        return module.decode(maps, points, inside)
+
+    segmenter = Segmenter(module.image_encoder, answer, low, 1, card.options["prompts"])
+    heads = {"mean": lambda x: module.image_encoder(x).mean((2, 3, 4))}
+    return Network(module, heads, preprocess, segmenter=segmenter)
+
+
+def student_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """FastSAM3D's student is a file of its own, without the prefix of the encoder that it replaces."""
+    bare = [name for name in state if name.split(".")[0] in ("pos_embed", "patch_embed", "blocks", "neck")]
+    if not bare:
+        return dict(state)
+    kept = {name: value for name, value in state.items() if name not in bare}
+    teacher = [name for name in kept if name.startswith("image_encoder.")]
+    return {name: value for name, value in kept.items() if name not in teacher} | {
+        f"image_encoder.{name}": state[name] for name in bare
+    }
 
 
 def segvol_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
