@@ -90,7 +90,8 @@ def centre(x: Matrix, *, stream: bool = False) -> Centred:
     if n == 0:
         raise ValueError("no rows to fit")
     usual = _BLOCK_ROWS.get(jax.default_backend(), _BLOCK_ROWS_ACCELERATOR)
-    rows = min(STREAMED_ROWS if stream else usual, n)
+    # a few rows are padded to a power of two, so that studies of about one size share one compiled program
+    rows = min(STREAMED_ROWS if stream else usual, 1 << (n - 1).bit_length())
     count = -(-n // rows)
     mean = np.zeros(d)
     for start in range(0, n, rows):

@@ -41,7 +41,7 @@ def prototypes_of(texts: Texts, columns: Sequence[Column], template: str) -> Pro
     most = max(len(array) for array in arrays.values())
     sets: list[list[np.ndarray]] = []
     names: list[int] = []
-    wanted = [-1, *range(most)] if template == CHOSEN else [-1 if template == ENSEMBLE else int(template)]
+    wanted = [*range(most), -1] if template == CHOSEN else [-1 if template == ENSEMBLE else int(template)]
     for t in wanted:
         chosen = []
         for column in columns:

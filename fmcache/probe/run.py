@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import time
+import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -263,11 +264,11 @@ def _recall(cache: Cache, job: Job, number: int) -> _Done | None:
     """A block of an interrupted call; one that cannot be read is made again."""
     path = cache.path / "staging" / _workplace(job) / f"{number:04d}.npz"
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as kept:
             arrays = {name: kept[name] for name in kept.files}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError, KeyError):
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         path.unlink(missing_ok=True)
         return None
     return _Done(arrays, json.loads(arrays.pop("remarks").tobytes()))
@@ -402,6 +403,6 @@ def _summary(
             worst = worst_auc(z, truth, study.group[mine]) if ranked and study.groups else None
             row[f"{name}_worst_auc"] = None if worst is None else float(worst[0])
         used = study.training(job.subset, column.seed, study.y)[:, study.labels.index(column.label)]
-        row["n_train"] = int(used.sum())
+        row["n_train"] = int(used.sum()) if job.method.trains else 0
         rows.append(row)
     return rows

@@ -12,9 +12,7 @@ import pytest
 from fmcache.errors import MissingEntry, UsageError
 from fmcache.probe.run import probe_lp
 from fmcache.store.cache import Cache, open_cache
-from fmcache.store.keys import digest
-
-PATIENTS, D = 120, 8
+from tests.probe_study import PATIENTS, D, samples, store
 
 
 class Notes:
@@ -33,58 +31,10 @@ class Notes:
         self.notes.append(text)
 
 
-def _samples(slices: int = 1, split: bool = True, seed: int = 0) -> tuple[pl.DataFrame, np.ndarray]:
-    """Two images a patient (or one volume's slices), and embeddings [images, slices, D] that tell `finding`."""
-    rng = np.random.default_rng(seed)
-    n = 2 * PATIENTS
-    patient = np.arange(n) // 2
-    y = (rng.random(n) < 0.4).astype(np.float32)
-    x = rng.normal(size=(n, slices, D))
-    x[np.arange(n), rng.integers(0, slices, n), 0] += 4 * y
-    finding = y.copy()
-    finding[::17] = np.nan
-    names = np.array(["train", "train", "train", "val", "test"])[patient % 5]
-    table = pl.DataFrame(
-        {
-            "sample_id": [f"s{i:03d}" for i in range(n)],
-            "patient_id": [f"p{i:03d}" for i in patient],
-            "path": [f"{i}.png" for i in range(n)],
-            "split": pl.Series(names.tolist() if split else [None] * n, dtype=pl.String),
-            "slices": pl.Series([slices] * n, dtype=pl.Int32),
-            "input_digest": [digest([slices, seed, i]) for i in range(n)],
-            "input_error": pl.Series([None] * n, dtype=pl.String),
-            "label.finding": finding,
-            "label.never": np.zeros(n, np.float32),
-            "attribute.sex": np.array(["female", "male"])[patient % 2],
-            "attribute.age": rng.integers(20, 90, n).astype(np.float64),
-        }
-    )
-    return table, x
-
-
-def _store(cache: Cache, model: str, table: pl.DataFrame, x: np.ndarray, dataset: str = "cohort") -> None:
-    cache.publish_dataset(dataset, {}, table)
-    n, slices, d = x.shape
-    units = pl.DataFrame(
-        {
-            "input_digest": np.repeat(table["input_digest"].to_numpy(), slices),
-            "slice": np.tile(np.arange(slices, dtype=np.int32), n),
-        }
-    )
-    rows = units.with_columns(sample_id=pl.Series(np.repeat(table["sample_id"].to_numpy(), slices)))
-    with cache.segment(
-        model, dataset, "image", {"model": model, "source": "test"}, units, rows, d=d
-    ) as writer:
-        flat = x.reshape(n * slices, d).astype(np.float16)
-        for block in writer.blocks:
-            writer.write(block.index, flat[block.start : block.stop])
-        writer.publish({})
-
-
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
     cache = open_cache(tmp_path / "cache", create=True)
-    _store(cache, "net/small", *_samples())
+    store(cache, "net/small", *samples())
     return cache
 
 
@@ -106,11 +56,11 @@ def test_one_row_a_sample_and_label_with_all_that_is_known_of_it(cache: Cache) -
     ]
     assert table.height == 2 * PATIENTS
     assert table["y"].is_nan().sum() == math.ceil(2 * PATIENTS / 17)
-    samples = cache.dataset("cohort").samples.sort("sample_id")
+    known = cache.dataset("cohort").samples.sort("sample_id")
     mine = table.sort("sample_id")
     for name in ("patient_id", "split", "attribute.sex", "attribute.age"):
-        assert mine[name].to_list() == samples[name].to_list()
-    np.testing.assert_array_equal(mine["y"].to_numpy(), samples["label.finding"].to_numpy())
+        assert mine[name].to_list() == known[name].to_list()
+    np.testing.assert_array_equal(mine["y"].to_numpy(), known["label.finding"].to_numpy())
     np.testing.assert_allclose(table["score"], 1 / (1 + np.exp(-table["logit"])), rtol=1e-12)
     assert _auc(table.filter(pl.col("split") == "test")) > 0.95
     info = run.info
@@ -146,7 +96,7 @@ def test_test_labels_change_nothing_but_themselves(tmp_path: Path) -> None:
     logits = []
     for flip in (False, True):
         cache = open_cache(tmp_path / str(flip), create=True)
-        table, x = _samples()
+        table, x = samples()
         if flip:
             test = pl.col("split") == "test"
             table = table.with_columns(
@@ -155,7 +105,7 @@ def test_test_labels_change_nothing_but_themselves(tmp_path: Path) -> None:
                 .otherwise(pl.col("label.finding"))
                 .alias("label.finding")
             )
-        _store(cache, "net", table, x)
+        store(cache, "net", table, x)
         logits.append(cache.run(probe_lp(cache)[0]).predictions()["logit"].to_numpy())
     np.testing.assert_array_equal(*logits)
 
@@ -169,7 +119,7 @@ def test_validation_labels_do_choose(cache: Cache) -> None:
 
 def test_slices_inherit_the_label_and_are_pooled_by_the_maximum_or_the_mean(tmp_path: Path) -> None:
     cache = open_cache(tmp_path / "cache", create=True)
-    _store(cache, "net", *_samples(slices=4))
+    store(cache, "net", *samples(slices=4))
     embeddings = cache.embeddings("net", "cohort")
     for how in ("max", "mean"):
         run = cache.run(probe_lp(cache, slices=how)[0])
@@ -187,9 +137,9 @@ def test_slices_inherit_the_label_and_are_pooled_by_the_maximum_or_the_mean(tmp_
 
 def test_seeds_draw_splits_where_there_are_none_and_models_share_them(tmp_path: Path) -> None:
     cache = open_cache(tmp_path / "cache", create=True)
-    table, x = _samples(split=False)
-    _store(cache, "a", table, x)
-    _store(cache, "b", table, x[:, :, ::-1])
+    table, x = samples(split=False)
+    store(cache, "a", table, x)
+    store(cache, "b", table, x[:, :, ::-1])
     first, second = (cache.run(run_id) for run_id in probe_lp(cache, seeds=3))
     assert first.info["seeds"] == [0, 1, 2]
     assert first.info["split_policy"] == "drawn 60/20/20"
@@ -209,9 +159,9 @@ def test_given_splits_make_one_seed_of_three(cache: Cache) -> None:
 
 def test_a_patient_in_two_splits_is_refused_or_recorded(tmp_path: Path) -> None:
     cache = open_cache(tmp_path / "cache", create=True)
-    table, x = _samples()
+    table, x = samples()
     table = table.with_columns(patient_id=pl.Series([f"p{i % 97}" for i in range(table.height)]))
-    _store(cache, "net", table, x)
+    store(cache, "net", table, x)
     with pytest.raises(UsageError, match="in more than one split"):
         probe_lp(cache)
     info = cache.run(probe_lp(cache, allow_leakage=True)[0]).info
@@ -261,8 +211,8 @@ def test_errors_word_for_word(cache: Cache, how: dict[str, object], says: str) -
 
 def test_a_label_that_is_not_zero_or_one_is_refused(tmp_path: Path) -> None:
     cache = open_cache(tmp_path / "cache", create=True)
-    table, x = _samples()
-    _store(cache, "net", table.with_columns(pl.col("label.finding") * -1), x)
+    table, x = samples()
+    store(cache, "net", table.with_columns(pl.col("label.finding") * -1), x)
     with pytest.raises(UsageError, match="finding has the value -1"):
         probe_lp(cache)
 
