@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fmcache.errors import MissingExtra
+from fmcache.errors import FmcacheError, MissingExtra
 from fmcache.extract.dataset import Dataset
 from fmcache.extract.dataset_audit import AuditRow
 from fmcache.extract.dataset_card import DatasetCard
@@ -26,7 +26,7 @@ def write_croissant(dataset: Dataset, card: DatasetCard | None, rows: Sequence[A
 
     Raises
     ------
-    MissingExtra : mlcroissant is not installed.
+    MissingExtra : mlcroissant is not installed. FmcacheError : it refuses the description.
     """
     try:
         import mlcroissant as mlc
