@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmcache.analyze.metrics import Tally
+from fmcache.analyze.parallel import side_by_side
 from fmcache.analyze.weighted import Plan, concatenate
 
 CHUNK = 64  # replicates computed together; the fastest of 16 … 256, and no effect on any count or area
@@ -40,12 +41,18 @@ def _counts(patients: int, replicates: range, seed: int) -> npt.NDArray[np.uint8
 
 @dataclass(frozen=True)
 class Resamples:
-    """The weights of all replicates, a chunk at a time; small ones are kept, so that labels share the drawing."""
+    """The weights of all replicates, a chunk at a time; small ones are kept, so that labels share the drawing.
+
+    Attributes
+    ----------
+    threads : chunks side by side, for one label alone; several labels are already measured side by side.
+    """
 
     patients: int
     draws: int
     seed: int
     chunk: int = CHUNK
+    threads: bool = False
 
     @cached_property
     def _kept(self) -> list[npt.NDArray[np.uint8]] | None:
@@ -53,17 +60,24 @@ class Resamples:
             return None
         return [_counts(self.patients, some, self.seed) for some in self._chunks()]
 
-    def _chunks(self) -> Iterator[range]:
-        return (
-            range(start, min(start + self.chunk, self.draws)) for start in range(0, self.draws, self.chunk)
-        )
+    def _chunks(self) -> list[range]:
+        starts = range(0, self.draws, self.chunk)
+        return [range(start, min(start + self.chunk, self.draws)) for start in starts]
+
+    def _weights(self, k: int) -> npt.NDArray[np.float32]:
+        kept = self._kept
+        counts = kept[k] if kept is not None else _counts(self.patients, self._chunks()[k], self.seed)
+        return counts.astype(np.float32)
 
     def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
-        kept = self._kept
-        if kept is not None:
-            return (counts.astype(np.float32) for counts in kept)
-        return (_counts(self.patients, some, self.seed).astype(np.float32) for some in self._chunks())
+        return (self._weights(k) for k in range(len(self._chunks())))
 
     def tally(self, plan: Plan) -> Tally:
         """The tallies of a plan in every replicate, fields [cells, draws]."""
-        return concatenate([plan.tally(weights) for weights in self], axis=1)
+        if not self.threads:
+            return concatenate([plan.tally(weights) for weights in self], axis=1)
+
+        def some(k: int) -> Tally:
+            return plan.tally(self._weights(k))
+
+        return concatenate(side_by_side(some, range(len(self._chunks()))), axis=1)

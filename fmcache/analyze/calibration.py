@@ -89,8 +89,9 @@ def recalibrate(y: Bools, p: Floats) -> tuple[float, float, float]:
     nan = float("nan")
     if not y.any() or y.all():
         return nan, nan, nan
-    values, inverse, n = np.unique(p, return_inverse=True, return_counts=True)
-    x, k = logit(values), np.bincount(inverse, y)
+    values, inverse, counts = np.unique(p, return_inverse=True, return_counts=True)
+    x, n = logit(values), counts.astype(np.float64)
+    k = np.bincount(inverse, y).astype(np.float64)
     large = _large(x, n, k)
     if len(x) == 1 or p[y].min() > p[~y].max() or p[y].max() < p[~y].min():
         return large, nan, nan
@@ -98,7 +99,7 @@ def recalibrate(y: Bools, p: Floats) -> tuple[float, float, float]:
     return large, intercept, slope
 
 
-def _large(x: Floats, n: Ints, k: Floats) -> float:
+def _large(x: Floats, n: Floats, k: Floats) -> float:
     """Newton's method in one dimension, in which the likelihood is concave; steps are held to 2."""
     a = 0.0
     for _ in range(STEPS):
@@ -110,7 +111,7 @@ def _large(x: Floats, n: Ints, k: Floats) -> float:
     return float("nan")
 
 
-def _line(x: Floats, n: Ints, k: Floats) -> tuple[float, float]:
+def _line(x: Floats, n: Floats, k: Floats) -> tuple[float, float]:
     """Newton's method from the flat line, halving steps that lower the likelihood; NaN if it does not settle."""
     middle = float(n @ x) / float(n.sum())
     u = x - middle  # centred, so that the two parameters hardly depend on each other
@@ -137,7 +138,7 @@ def _line(x: Floats, n: Ints, k: Floats) -> tuple[float, float]:
     return float("nan"), float("nan")
 
 
-def _loss(n: Ints, k: Floats, x: Floats) -> float:
+def _loss(n: Floats, k: Floats, x: Floats) -> float:
     return float(n @ np.logaddexp(0, x) - k @ x)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from fmcache.analyze.areas import Bools, Floats
+from fmcache.analyze.areas import Bools, Floats, Ints
 from fmcache.analyze.calibration import BINS, bin_of
 from fmcache.analyze.cases import Case
 from fmcache.errors import UsageError
@@ -45,9 +45,7 @@ def curves(cases: list[Case]) -> pl.DataFrame:
     return pl.concat(tables).select([pl.col(name).cast(kind) for name, kind in CURVE_COLUMNS.items()])
 
 
-def _curves(
-    y: Bools, score: Floats, probability: bool
-) -> Iterator[tuple[str, Floats, Floats, Floats, Floats]]:
+def _curves(y: Bools, score: Floats, probability: bool) -> Iterator[tuple[str, Floats, Floats, Floats, Ints]]:
     positives, negatives = int(y.sum()), int((~y).sum())
     if positives and negatives:
         order = np.argsort(-score, kind="stable")

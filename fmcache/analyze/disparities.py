@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fmcache.analyze.metrics import Better, Floats, Metric, ratio
+from fmcache.analyze.areas import Floats
+from fmcache.analyze.metrics import Better, Metric, ratio
 
 UNDEFINED = "fewer than two groups are defined"
 

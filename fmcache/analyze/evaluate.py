@@ -114,14 +114,13 @@ def evaluate(
     if curves is not None:
         write_curves(all_curves(cases), curves)
     references = choose_references(cases, setting)
-    resamples = Resamples(patients, setting.draws, setting.seed)
+    resamples = Resamples(patients, setting.draws, setting.seed, threads=len(cases) == 1)
 
     def measure(case: Case) -> tuple[list[dict[str, Any]], list[Member]]:
-        mine, members = [], list[Member]()
+        mine, members = list[dict[str, Any]](), list[Member]()
         if DEFINITION in definitions:
-            mine, members = _case_rows(
-                case, _replicates(case, patients, resamples, setting), references, setting
-            )
+            drawn = _replicates(case, patients, resamples, setting)
+            mine, members = _case_rows(case, drawn, references, setting, resamples.threads)
         for other in definitions:
             if other != DEFINITION:
                 mine += other_rows(other, case, patients, resamples, setting)
@@ -171,7 +170,7 @@ def _in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _case_rows(
-    case: Case, replicates: Tally, references: Mapping[str, str], setting: Setting
+    case: Case, replicates: Tally, references: Mapping[str, str], setting: Setting, threads: bool
 ) -> tuple[list[dict[str, Any]], list[Member]]:
     cells = len(case.points)
     rows, family = Rows(setting.level), list[Member]()
@@ -195,7 +194,7 @@ def _case_rows(
         there = {name: numbers[start : start + size] for name, numbers in drawn.items()}
         reference = references.get(case.groupings[i].attribute)
         family += difference_rows(rows, case, i, reference, here, there, setting)
-        _disparity_rows(rows, case, i, here, there, (value, drawn), setting)
+        _disparity_rows(rows, case, i, here, there, (value, drawn), setting, threads)
     label = {"label": case.label, "seed": case.seed}
     return [row | label for row in rows.finish()], family
 
@@ -257,11 +256,11 @@ def _precision_rows(
 
 def _disparity_rows(
     rows: Rows, case: Case, i: int, value: Mapping[str, Floats], drawn: Mapping[str, Floats],
-    everyone: tuple[Mapping[str, Floats], Mapping[str, Floats]], setting: Setting,
+    everyone: tuple[Mapping[str, Floats], Mapping[str, Floats]], setting: Setting, threads: bool,
 ) -> None:  # fmt: skip
     grouping = case.groupings[i]
     known = np.array(grouping.known, np.int64)
-    null = _null(case, i, setting)
+    null = _null(case, i, setting, threads)
 
     def where(metric: str, title: str, use: Ints, threshold: bool) -> dict[str, Any]:
         return {
@@ -305,7 +304,7 @@ def _disparity_rows(
 NO_RATIO = {"ratio": "the largest value is 0", "skew": "a group is perfect"}
 
 
-def _null(case: Case, i: int, setting: Setting) -> Tally | None:
+def _null(case: Case, i: int, setting: Setting, threads: bool) -> Tally | None:
     """Tallies [known groups, permutations] of groups dealt anew, or None if there is nothing to deal."""
     grouping = case.groupings[i]
     known = grouping.known
@@ -315,7 +314,7 @@ def _null(case: Case, i: int, setting: Setting) -> Tally | None:
     dealt = permuted(
         case.y[rows], case.score[rows], case.patient[rows], grouping.codes[rows], len(grouping.names),
         threshold=float(case.limits[0][0]), probability=case.probability, permutations=setting.permutations,
-        seed=setting.seed, exact=setting.exact,
+        seed=setting.seed, exact=setting.exact, threads=threads,
     )  # fmt: skip
     return select(dealt, np.array(known, np.int64))
 

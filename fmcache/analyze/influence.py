@@ -58,12 +58,16 @@ def auprc_influence(y: Bools, score: Floats) -> Floats:
     here = np.diff(hits, prepend=0)  # positives in the block
     precision = hits / called
     ap = float((here * precision).sum() / positives)
-    down = lambda values: np.cumsum(values[::-1])[::-1]  # noqa: E731 - Σ over blocks at or below
-    raised = down(here * (called - hits) / called**2)
-    lowered = down(here * hits / called**2)
+    raised = _at_or_below(here * (called - hits) / called**2)
+    lowered = _at_or_below(here * hits / called**2)
     block = np.searchsorted(last, np.arange(len(y)))
     out[order] = (np.where(y[order], precision[block] - ap + raised[block], -lowered[block])) / positives
     return out
+
+
+def _at_or_below(blocks: Floats) -> Floats:
+    """Σ over this block and those after it."""
+    return np.asarray(np.cumsum(blocks[::-1])[::-1])
 
 
 def clustered_variance(influence: Floats, unit: Ints) -> float:

@@ -158,8 +158,8 @@ def equal_mass_errors(y: Bools, p: Floats) -> tuple[float, float]:
     if not len(y):
         return float("nan"), float("nan")
     b = equal_mass_bin_of(p)
-    n, positives, residuals = (np.bincount(b, w, BINS)[:, None] for w in (None, y, p - y))
-    n = n.astype(np.float64)
+    n = np.bincount(b, minlength=BINS).astype(np.float64)[:, None]
+    positives, residuals = (np.bincount(b, w, BINS).astype(np.float64)[:, None] for w in (y, p - y))
     return float(binned_error(n, residuals)[0]), float(debiased_error(n, positives, residuals)[0])
 
 

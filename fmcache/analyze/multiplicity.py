@@ -48,10 +48,14 @@ def simultaneous(values: Floats, replicates: Floats, level: float) -> tuple[Floa
     low, high : [k]; NaN for a number whose replicates do not vary.
     """
     low, high = np.full(len(values), np.nan), np.full(len(values), np.nan)
-    se = np.nanstd(replicates, axis=1, ddof=1)
-    usable = np.isfinite(values) & (se > 0)
+    known = ~np.isnan(replicates)
+    enough = np.isfinite(values) & (known.sum(axis=1) > 1)
+    se = np.zeros(len(values))
+    se[enough] = np.nanstd(replicates[enough], axis=1, ddof=1)
+    usable = enough & (se > 0)
     if usable.any():
         t = np.abs(replicates[usable] - values[usable, None]) / se[usable, None]
-        c = float(np.quantile(np.nanmax(t, axis=0), level))
+        largest = np.where(known[usable], t, -np.inf).max(axis=0)
+        c = float(np.quantile(largest[np.isfinite(largest)], level))
         low[usable], high[usable] = values[usable] - c * se[usable], values[usable] + c * se[usable]
     return low, high

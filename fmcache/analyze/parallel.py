@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
 
-One, Result = TypeVar("One"), TypeVar("Result")
+One = TypeVar("One")
+Result = TypeVar("Result")
 MOST = 8  # threads; each holds the replicates of one label
 
 

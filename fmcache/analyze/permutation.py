@@ -7,7 +7,7 @@ as many patients a group as before, as many of them with a positive as before, b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -17,6 +17,7 @@ from scipy.special import gammaincc
 from fmcache.analyze.areas import Bools, Floats, Ints, Partition
 from fmcache.analyze.bootstrap import CHUNK
 from fmcache.analyze.metrics import Tally
+from fmcache.analyze.parallel import side_by_side
 from fmcache.analyze.weighted import concatenate, plan
 
 PERMUTATIONS = 100
@@ -37,6 +38,7 @@ def permuted(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
     exact: bool = True,
+    threads: bool = False,
 ) -> Tally:
     """Tallies of the groups under permutations, fields [groups, permutations].
 
@@ -49,21 +51,24 @@ def permuted(
     plan for all samples together gives every group of every permutation. Equal-mass bins and the start of the
     recalibration are therefore those of all samples.
     """
-    unit, units, weights = dealt_weights(y, patient, codes, groups, permutations, seed)
+    unit, units, chunks, deal = dealing(y, patient, codes, groups, permutations, seed)
     everyone = Partition(np.zeros(len(y), np.int64), 1)
     prepared = plan(
         y, score, unit, units, [everyone], threshold=threshold, probability=probability, exact=exact
     )
-    pieces = []
-    for some in weights:
-        flat = prepared.tally(some)
-        pieces.append(Tally(*(field.reshape(-1, groups).T for field in vars(flat).values())))
-    return concatenate(pieces, axis=1)
+
+    def piece(some: npt.NDArray[np.int32]) -> Tally:
+        flat = prepared.tally(deal(some))
+        return Tally(*(field.reshape(-1, groups).T for field in vars(flat).values()))
+
+    return concatenate(side_by_side(piece, chunks) if threads else [piece(some) for some in chunks], axis=1)
 
 
-def dealt_weights(
+def dealing(
     strata: Bools, patient: Ints, codes: Ints, groups: int, permutations: int, seed: int
-) -> tuple[Ints, int, Iterator[npt.NDArray[np.float32]]]:
+) -> tuple[
+    Ints, int, list[npt.NDArray[np.int32]], Callable[[npt.NDArray[np.int32]], npt.NDArray[np.float32]]
+]:
     """The units of the permutation, and the weights under which they are in each group.
 
     Parameters
@@ -72,7 +77,8 @@ def dealt_weights(
 
     Returns
     -------
-    unit : [n], codes of (patient, group). units : how many. weights : chunks [units, permutations · groups], 0 or 1.
+    unit : [n], codes of (patient, group). units : how many. chunks : orders of the units, some permutations each.
+    deal : a chunk → weights [units, permutations · groups], 0 or 1.
     """
     pairs, unit = np.unique(patient * groups + codes, return_inverse=True)
     group = pairs % groups
@@ -80,8 +86,8 @@ def dealt_weights(
     orders = _orders(ill.tobytes(), seed, permutations)
     dealt = np.concatenate([group[ill], group[~ill]])
     a_time = max(2 * CHUNK // groups, 1)
-    chunks = (orders[start : start + a_time] for start in range(0, permutations, a_time))
-    return unit, len(pairs), (_members(some, dealt, groups) for some in chunks)
+    chunks = [orders[start : start + a_time] for start in range(0, permutations, a_time)]
+    return unit, len(pairs), chunks, lambda some: _members(some, dealt, groups)
 
 
 @lru_cache(maxsize=4)

@@ -20,7 +20,7 @@ from fmcache.analyze.disparities import DISPARITIES, UNDEFINED, applies, gap
 from fmcache.analyze.groups import Grouping
 from fmcache.analyze.intervals import interval
 from fmcache.analyze.metrics import Metric
-from fmcache.analyze.permutation import chance, dealt_weights
+from fmcache.analyze.permutation import chance, dealing
 from fmcache.analyze.rows import NAN, Rows
 from fmcache.analyze.sums import sums_of
 
@@ -49,7 +49,7 @@ class SumCase:
     strata: Bools
     extra: Sequence[Values] = ()
 
-    def size(self, grouping: Grouping, groups: Sequence[int]) -> dict[str, int | None]:
+    def size(self, grouping: Grouping, groups: Sequence[int]) -> dict[str, Any]:
         rows = np.isin(grouping.codes, list(groups))
         patients = int(np.count_nonzero(np.bincount(self.patient[rows]))) if rows.any() else 0
         return {"n": int(rows.sum()), "n_pos": None, "n_patients": patients}
@@ -85,7 +85,7 @@ def sum_rows(
 
 
 def _floored(numbers: Floats, case: SumCase, grouping: Grouping, setting: Setting) -> Floats:
-    small = [case.size(grouping, [g])["n"] < setting.floor for g in range(len(grouping.names))]  # type: ignore[operator]
+    small = [case.size(grouping, [g])["n"] < setting.floor for g in range(len(grouping.names))]
     out = numbers.copy()
     out[np.array(small, bool), 0] = np.nan
     return out
@@ -104,7 +104,7 @@ def _group_rows(rows: Rows, case: SumCase, grouping: Grouping, values: Values, s
                 else (
                     f"fewer than {setting.floor} samples"
                     if size["n"] < setting.floor
-                    else "not defined for any sample"  # type: ignore[operator]
+                    else "not defined for any sample"
                 )
             )
             where = {
@@ -185,13 +185,13 @@ def _null(case: SumCase, grouping: Grouping, setting: Setting) -> Values | None:
     rows = np.isin(grouping.codes, known)
     size = len(grouping.names)
     pieces = []
-    unit, units, weights = dealt_weights(
+    unit, units, chunks, deal = dealing(
         case.strata[rows], case.patient[rows], grouping.codes[rows], size, setting.permutations, setting.seed
     )
     everyone = Partition(np.zeros(int(rows.sum()), np.int64), 1)
     sums = sums_of(case.columns[rows], unit, units, everyone)
-    for some in weights:
-        flat = sums.under(some)[0]  # [k, permutations · groups]
+    for some in chunks:
+        flat = sums.under(deal(some))[0]  # [k, permutations · groups]
         pieces.append(flat.reshape(len(flat), -1, size).transpose(2, 0, 1))
     found = case.of(np.concatenate(pieces, axis=2))
     return {name: numbers[np.array(known, np.int64)] for name, numbers in found.items()}
