@@ -15,8 +15,8 @@ from tests.golden import weights as W
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
-def state(name, shrink=False):
-    """(the JSON, the state dict); shrunk: the same names with at most three values an axis, for tests of reading."""
+def state(name, shrink=False, keep=""):
+    """(the JSON, the state dict). shrink: at most three values an axis. keep: only these prefixes."""
     with open(f"{HERE}/{name}.json") as file:
         j = json.load(file)
     tied = j.get("tied_to") or {}
@@ -28,6 +28,8 @@ def state(name, shrink=False):
     ints = {"input_resolution": 224, "context_length": 77, "vocab_size": 49408}
     sd = {}
     for k, (shape, dtype) in j["state_dict"].items():
+        if not k.startswith(keep):
+            continue
         if shrink:
             shape = [min(n, 3) for n in shape]
         if k in ints:

@@ -92,8 +92,7 @@ def test_large_inputs(golden: str, model: str, pool: str, key: str, side: int, t
 def _check(case: Case, folder: Path) -> None:
     file = folder / "weights.pth"
     if case.keep:
-        _, state = mkckpt.state(case.golden)
-        torch.save({"model": {name: of for name, of in state.items() if name.startswith(case.keep)}}, file)
+        torch.save({"model": mkckpt.state(case.golden, keep=case.keep)[1]}, file)
     else:
         mkckpt.make(case.golden, str(file))
     loaded = load_model(resolve_model(case.model), checkpoint=file)

@@ -36,15 +36,26 @@ CARDS = (
             url="https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2/ "
             "(blip2_pretrained.pth and eva_vit_g.pth)",
         ),
+        files=("blip2_pretrained.pth", "eva_vit_g.pth"),
         text=512,
         paper="Li et al., BLIP-2, ICML 2023",
         notes="The default is the first query, as FairMedFM takes it. `projected` (32 × 256) lies beside the texts; "
-        "a logit is the largest over the queries. 1.2 B parameters: 4.7 GB in float32.",
+        "a logit is the largest over the queries. 1.2 B parameters: 4.7 GB in float32. The hub's copy lacks the learnt "
+        "temperature: 0.07 is taken.",
     ),
 )
 ALIASES: dict[str, str] = {}
-FILES = ("blip2_pretrained.pth", "eva_vit_g.pth")
-_UNUSED = ("Qformer.cls.", "language_projection.", "language_model.", "qformer.cls.")
+_EVA_BLOCKS = 39  # what BLIP-2 uses; eva_vit_g.pth may hold one more, and a head
+_UNUSED = (
+    "norm.",
+    "fc_norm.",
+    "head.",
+    "mask_token",
+    "Qformer.cls.",
+    "language_projection.",
+    "language_model.",
+    "qformer.cls.",
+)
 
 
 def build(card: Card, weights: Weights, preprocess: Preprocess) -> Network:
@@ -111,6 +122,8 @@ def transformers_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Ten
     out: dict[str, torch.Tensor] = {}
     for name, tensor in state.items():
         if name.startswith(_UNUSED) or name == "temp" or name.endswith("position_ids"):
+            continue
+        if (block := re.match(r"blocks\.(\d+)\.", name)) and int(block[1]) >= _EVA_BLOCKS:
             continue
         new = (
             f"visual_encoder.{name}"
