@@ -30,7 +30,7 @@ def upsample(
     -------
     float32 [..., height, width], within 1e-3 of the official post-processing.
     """
-    x = logits.astype(np.float32)
+    x: np.ndarray = logits.astype(np.float32)
     if form == "probabilities":
         x = 1 / (1 + np.exp(-x))
         rows, columns = (linear_matrix(old, new) for old, new in zip(x.shape[-2:], size, strict=True))

@@ -10,7 +10,9 @@ from typing import Any
 from fmcache.errors import MissingExtra, UsageError
 from fmcache.extract.dataset import SampleOptions, load_dataset
 from fmcache.extract.frame import FramePreprocess, fairmedfm_frame
+from fmcache.extract.mask_inputs import given_masks
 from fmcache.extract.mask_options import MaskOptions
+from fmcache.extract.mask_prompts import check_prompts
 from fmcache.extract.models.card import Card
 from fmcache.extract.options import ExtractOptions, ExtractSummary
 from fmcache.extract.plan import parse_shard
@@ -72,7 +74,17 @@ def extract_command(
     for line in [*data.notes, *count_lines(data.card["counts"])]:
         progress.note(line)
     wants_masks = kind == "mask"
+    if wants_masks:
+        given_masks(data)
     for card in cards:
+        if wants_masks and "prompts" not in card.options:
+            raise UsageError(
+                f"{card.id} makes no masks.",
+                "It embeds pictures.",
+                "Type: --kind image   or name a segmentation model: fmcache models",
+            )
+        if wants_masks and masks is not None:
+            check_prompts(masks.prompts, card.options["prompts"], card.id)
         if card.options.get("volumes") and not wants_masks:
             raise UsageError(
                 f"{card.id} takes whole volumes, not slices.",

@@ -31,7 +31,7 @@ def mask_classes(dataset: Dataset, workers: int = 1) -> MaskCard:
     ------
     DatasetError : there is no mask at all, or there are too many values.
     """
-    given = _given(dataset)
+    given = given_masks(dataset)
     if dataset.card.get("masks"):
         return mask_card(dataset.card)
     named = sorted(
@@ -110,7 +110,13 @@ def _inspect(dataset: Dataset, picture: str, path: str, masks: MaskCard, reader:
     return unit, filled, None if filled else "The mask is empty: no pixel belongs to a class."
 
 
-def _given(dataset: Dataset) -> list[str]:
+def given_masks(dataset: Dataset) -> list[str]:
+    """What the samples say of their masks, each once.
+
+    Raises
+    ------
+    DatasetError : there is none.
+    """
     if COLUMN not in dataset.samples.columns:
         raise DatasetError(
             f"{dataset.name} has no masks.",
