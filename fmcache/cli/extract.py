@@ -34,14 +34,29 @@ def _model_row(card: Any) -> dict[str, Any]:
         "title": card.title,
         "family": card.family,
         "d": card.dim,
-        "licence": card.licence,
+        "pool": ", ".join(card.pools),
+        "text": card.text or None,
+        "licence": card.licence + (" (no commercial use)" if card.non_commercial else ""),
     }
 
 
 def _card_rows(card: Any) -> list[dict[str, Any]]:
-    from dataclasses import fields
+    """One row a field; nested facts become `published.hub`, `preprocess.geometry.size` …; empty ones are left out."""
+    from dataclasses import asdict
 
-    return [{"field": field.name, "value": getattr(card, field.name)} for field in fields(card)]
+    rows: list[dict[str, Any]] = []
+
+    def walk(name: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                walk(f"{name}.{key}" if name else key, item)
+        elif value not in (None, "", 0, False) and value != ():
+            rows.append(
+                {"field": name, "value": ", ".join(map(str, value)) if isinstance(value, tuple) else value}
+            )
+
+    walk("", asdict(card))
+    return rows
 
 
 @app.command(epilog="Example: fmcache extract --model dinov2 --dataset mimic --root /data/mimic-cxr-jpg")

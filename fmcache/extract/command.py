@@ -130,6 +130,8 @@ def extract_command(
             )
         )
         progress.note(f"{card.id}: weights {loaded[-1].weights_sha256[:12]} from {loaded[-1].source}")
+        if card.non_commercial:
+            progress.note(f"{card.id}: licence {card.licence}: no commercial use.")
     where = open_cache(cache, create=True)
     if wants_masks:
         from fmcache.extract.mask_run import extract_masks

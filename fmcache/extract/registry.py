@@ -81,6 +81,11 @@ def list_models() -> list[Card]:
     return [card for family in FAMILIES for card in _family(family).CARDS]
 
 
+def aliases() -> dict[str, str]:
+    """Short names → ids."""
+    return {alias: to for family in FAMILIES for alias, to in _family(family).ALIASES.items()}
+
+
 def resolve_model(name: str) -> Card:
     """The card of a name: a card's id or alias, ``timm/NAME``, ``open_clip/NAME[@TAG]``, ``hf/ORG/NAME``.
 
@@ -98,12 +103,12 @@ def resolve_model(name: str) -> Card:
             f"Did you mean hf/{name}?",
         )
     cards = {card.id: card for card in list_models()}
-    aliases = {alias: to for family in FAMILIES for alias, to in _family(family).ALIASES.items()}
+    others = aliases()
     wanted = name.lower().replace("_", "-")
-    wanted = aliases.get(wanted, wanted)
+    wanted = others.get(wanted, wanted)
     if wanted in cards:
         return cards[wanted]
-    near = get_close_matches(wanted, [*cards, *aliases], n=3, cutoff=0.5)
+    near = get_close_matches(wanted, [*cards, *others], n=3, cutoff=0.5)
     raise ModelError(
         f"There is no model {name!r}.",
         f"Nearest names: {', '.join(near)}." if near else f"There are {len(cards)} cards.",
