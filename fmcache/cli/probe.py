@@ -63,7 +63,10 @@ Pca = Annotated[int, typer.Option(min=0, help="Keep so many principal components
 Weight = Annotated[
     str, typer.Option("--class-weight", help="none, or balanced (both classes count the same).")
 ]
-Uncertain = Annotated[str, typer.Option(help="What a label of -1 means: u-ignore, u-zero or u-one.")]
+Uncertain = Annotated[
+    str,
+    typer.Option(help="What uncertain findings count as: u-ignore, u-zero, u-one. Default: as extracted."),
+]
 Standardize = Annotated[
     bool, typer.Option("--standardize", help="Features by mean and deviation of the training rows.")
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 import polars as pl
 
@@ -82,8 +83,11 @@ def check_samples(
         )
     columns = []
     doubts: dict[str, dict[str, int]] = {}
+    flags: list[pl.Series] = []
     for name in [name for name in table.columns if name.startswith(LABEL)]:
         card = cards.get(name.removeprefix(LABEL), LabelCard())
+        if card.uncertain:
+            flags.append(_perhaps(table[name], card))
         if card.codes or card.uncertain:
             columns.append(_coded_label(table[name], what, card, uncertain or card.policy, doubts))
         else:
@@ -95,9 +99,9 @@ def check_samples(
     values = _attributes(table, what, attributes, notes)
     _note_changing(table["patient_id"], values, notes)
     head = [*_TEXT[:2], "path", "split", *(["study_id"] if "study_id" in table.columns else [])]
-    taken = {*head, *(column.name for column in columns), *(column.name for column in values)}
+    taken = {*head, *(column.name for column in (*columns, *values, *flags))}
     rest = [column for column in table.get_columns() if column.name not in taken]
-    return pl.DataFrame([*(table[name] for name in head), *columns, *values, *rest]), notes
+    return pl.DataFrame([*(table[name] for name in head), *columns, *values, *flags, *rest]), notes
 
 
 def check_codes(column: pl.Series, known: Collection[str], what: str, separator: str = "") -> None:
@@ -153,6 +157,14 @@ def _coded_label(
         doubts.setdefault(policy, {})[column.name.removeprefix(LABEL)] = perhaps
     values = texts.replace_strict(list(meaning), list(meaning.values()), default=None, return_dtype=pl.Int8)
     return _blank(values, card, texts.is_null())
+
+
+def _perhaps(column: pl.Series, card: LabelCard) -> pl.Series:
+    """``uncertain.NAME``: where the raw code means "perhaps"; a probe can then use another policy than the card's."""
+    texts = column.cast(pl.String).str.strip_chars().fill_null("")
+    known = dict.fromkeys(card.uncertain, "")
+    codes = [code for code in texts.unique().to_list() if code and _is_known(code, known)]
+    return texts.is_in(codes).alias("uncertain." + column.name.removeprefix(LABEL))
 
 
 def _blank(values: pl.Series, card: LabelCard, empty: pl.Series | None = None) -> pl.Series:
@@ -344,7 +356,7 @@ def _decade(number: pl.Series) -> pl.Series:
 def _cut(number: pl.Series, card: AttributeCard) -> pl.Series:
     """The group between the cuts; a value equal to a cut is in the upper group, null stays null."""
     names = card.group_names()
-    group = pl.when(number.is_null()).then(None)
+    group: Any = pl.when(number.is_null()).then(None)
     for name, upper in zip(names, card.cut, strict=False):
         group = group.when(number < upper).then(pl.lit(name))
     return pl.select(group.otherwise(pl.lit(names[-1]))).to_series().cast(pl.String)

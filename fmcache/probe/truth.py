@@ -28,8 +28,9 @@ def truth_of(table: pl.DataFrame, labels: Sequence[str], uncertain: str = "") ->
 
     Parameters
     ----------
-    uncertain : what -1 means: ``u-ignore`` (unknown), ``u-zero``, ``u-one`` (the U-policies of Irvin et al. 2019,
-        CheXpert, section 3); "" refuses it.
+    uncertain : what a finding that is uncertain means: ``u-ignore`` (unknown), ``u-zero``, ``u-one`` (the U-policies of
+        Irvin et al. 2019, CheXpert, section 3). Uncertain are the rows of ``uncertain.NAME``, which extraction writes
+        for cards that know such codes, and labels of -1. "" takes the labels as they were extracted and refuses -1.
 
     Raises
     ------
@@ -42,7 +43,11 @@ def truth_of(table: pl.DataFrame, labels: Sequence[str], uncertain: str = "") ->
         wrong = raw.is_not_null() & values.is_null()
         numbers = values.fill_null(float("nan")).to_numpy().copy()
         if uncertain:
-            numbers[numbers == UNCERTAIN] = _MEANS[uncertain]
+            flag = "uncertain." + label
+            perhaps = numbers == UNCERTAIN
+            if flag in table.columns:
+                perhaps |= table[flag].fill_null(False).cast(pl.Boolean).to_numpy()
+            numbers[perhaps] = _MEANS[uncertain]
         bad = wrong.to_numpy() | ~(np.isnan(numbers) | np.isin(numbers, (0.0, 1.0)))
         if bad.any():
             value = raw.filter(pl.Series(bad))[0]

@@ -16,6 +16,7 @@ from fmcache.probe import run as run_module
 from fmcache.probe.logistic import fit_logistic
 from fmcache.probe.options import Options
 from fmcache.probe.run import describe_plan, probe
+from fmcache.probe.truth import truth_of
 from fmcache.store.cache import Cache, open_cache
 from tests.probe_study import D, samples, store, store_texts
 
@@ -299,6 +300,13 @@ def test_uncertain_labels_follow_the_policy(tmp_path: Path) -> None:
         values[policy] = mine["y"][0]
     assert np.isnan(values["u-ignore"])
     assert (values["u-zero"], values["u-one"]) == (0.0, 1.0)
+    flagged = table.with_columns(
+        unsure.alias("uncertain.finding")
+    )  # as extraction stores it, labels by its own policy
+    np.testing.assert_array_equal(
+        truth_of(flagged, ["finding"], "u-one"), truth_of(raw, ["finding"], "u-one")
+    )
+    np.testing.assert_array_equal(truth_of(flagged, ["finding"])[:, 0], table["label.finding"].to_numpy())
 
 
 @pytest.mark.parametrize(
