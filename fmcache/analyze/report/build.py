@@ -28,7 +28,7 @@ from fmcache.analyze.report.provenance import facts, provenance
 from fmcache.analyze.report.rank_figures import rank_figure, rankings
 from fmcache.analyze.report.truth import planted, truth
 from fmcache.analyze.report.views import Attribute, View, views, warnings
-from fmcache.analyze.report.wording import clean, decimal, printed, spoken
+from fmcache.analyze.report.wording import clean, decimal, metric_name, printed, spoken
 from fmcache.errors import MissingEntry, UsageError
 from fmcache.store.durable import storage_errors
 
@@ -239,13 +239,13 @@ def _compared(i: int, one: Comparison) -> Compared:
     drawn = []
     title = f"{one.study}, by {one.attribute}"
     if len(one.points) > 1:
-        drawing = front_figure(one, f"AUC and its gap, {title}", f"c{i}-front")
+        drawing = front_figure(one, f"{one.metric} and its gap, {title}", f"c{i}-front")
         reading = front_sentence(one)
         if one.paths:
             reading += " Thin lines join what a method reaches with each of its coefficients."
         drawn.append(Drawing("Utility and fairness", drawing, reading))
     if len({pair.name for pair in one.pairs}) > 1:
-        drawing = consistency_figure(one, f"AUC of two groups, {title}", f"c{i}-same")
+        drawing = consistency_figure(one, f"{one.metric} of two groups, {title}", f"c{i}-same")
         drawn.append(Drawing("Whom the models serve better", drawing, consistency_sentence(one)))
     return Compared(title, drawn)
 
@@ -324,7 +324,7 @@ def _section(cache: CacheLike, identity: str, view: View, predictions: pl.DataFr
 def _block(
     identity: str, view: View, attribute: Attribute, rows: pl.DataFrame, whole: Any, floor: int
 ) -> Block:
-    name = spoken(attribute.name)
+    name, first = spoken(attribute.name), metric_name(view.measured[0])
     drawn: list[Drawing] = []
     remarks = []
     grouped = series.rows_by_group(rows, view, attribute)
@@ -332,8 +332,10 @@ def _block(
     slots = series.slots(view, attribute)
     explorer = explore(grouped, view.threshold, floor)
     if attribute.shown:
-        drawing = figures.forest(attribute.shown, slots, view.overall, f"AUC by {name}", f"{identity}-forest")
-        drawn.append(Drawing("AUC by group", drawing))
+        drawing = figures.forest(
+            attribute.shown, slots, view.overall, view.measured[0], f"{first} by {name}", f"{identity}-forest"
+        )
+        drawn.append(Drawing(f"{first} by group", drawing))
     if curves:
         drawing = figures.roc_figure(curves, f"ROC curves by {name}", f"{identity}-roc", whole)
         drawn.append(Drawing("ROC curve and operating point", drawing))
@@ -354,9 +356,9 @@ def _block(
         identity=identity,
         finding=sentences.finding(view, attribute),
         groups=tables.group_table(view, attribute, floor),
-        differences=tables.difference_table(attribute),
-        disparities=tables.disparity_table(attribute),
-        others=tables.disparity_table(attribute, main=False),
+        differences=tables.difference_table(view, attribute),
+        disparities=tables.disparity_table(view, attribute),
+        others=tables.disparity_table(view, attribute, main=False),
         figures=drawn,
         explorer=explorer,
         strip=figures.explorer_figure(

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fmcache.analyze.groups import UNKNOWN
-from fmcache.analyze.report.views import Attribute, Group, Number, View
-from fmcache.analyze.report.wording import spoken
+from fmcache.analyze.report.views import LOSSES, Attribute, Group, Number, View
+from fmcache.analyze.report.wording import metric_name, spoken
 
 MOST_STUDIES = 6  # studies that are drawn; the overview has all
-UTILITY, FAIRNESS = "auc", "gap"
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,7 @@ class Comparison:
 
     study: str
     attribute: str
+    metric: str  # as it is spoken: AUC
     points: Sequence[Point]
     reference: str
     pairs: Sequence[Pair]
@@ -63,10 +63,12 @@ class Comparison:
 
 def studies(views: Sequence[View]) -> list[list[View]]:
     """The views of each dataset, label and split that has at least two, in the order of their first."""
-    found: dict[tuple[str, str, str], list[View]] = {}
+    found: dict[tuple[str, str, str, str], list[View]] = {}
     for view in views:
-        if view.overall.why is None:
-            found.setdefault((view.text("dataset"), view.label, view.split), []).append(view)
+        if view.overall.why is None and view.measured[0] not in LOSSES:
+            found.setdefault((view.text("dataset"), view.label, view.split, view.measured[0]), []).append(
+                view
+            )
     return [study for study in found.values() if len(study) > 1]
 
 
@@ -114,7 +116,9 @@ def _compare(study: Sequence[View], name: str) -> Comparison:
         if len(steps := _steps(view, attribute)) > 1
     ]
     study_name = " · ".join((head.text("dataset"), head.label))
-    return Comparison(study_name, spoken(name), points, reference, pairs, paths)
+    return Comparison(
+        study_name, spoken(name), metric_name(head.measured[0]), points, reference, pairs, paths
+    )
 
 
 def _steps(view: View, attribute: Attribute) -> list[tuple[float, float, float]]:
@@ -134,10 +138,11 @@ def _steps(view: View, attribute: Attribute) -> list[tuple[float, float, float]]
 
 def _numbers(view: View, attribute: Attribute) -> tuple[Number, Number, Number]:
     missing = Number(reason="not computed")
-    of = next((one for one in attribute.disparities if one.metric == UTILITY), None)
+    metric = view.measured[0]
+    of = next((one for one in attribute.disparities if one.metric == metric), None)
     gap = of.gap if of else missing
     es = of.numbers.get("es", missing) if of else missing
-    return view.overall.numbers.get(UTILITY, missing), gap, es
+    return view.overall.numbers.get(metric, missing), gap, es
 
 
 def _front(points: Sequence[Point]) -> list[Point]:
@@ -155,11 +160,13 @@ def _front(points: Sequence[Point]) -> list[Point]:
 def _pairs(having: Sequence[tuple[str, View, Attribute]]) -> tuple[str, list[Pair]]:
     """AUC of the largest group (of the first view) against every other group, view by view."""
 
+    metric = having[0][1].measured[0]
+
     def known(attribute: Attribute) -> dict[str, Group]:
         return {
             group.name: group
             for group in attribute.shown
-            if group.name != UNKNOWN and group.numbers.get(UTILITY, Number()).known
+            if group.name != UNKNOWN and group.numbers.get(metric, Number()).known
         }
 
     first = known(having[0][2])
@@ -172,7 +179,7 @@ def _pairs(having: Sequence[tuple[str, View, Attribute]]) -> tuple[str, list[Pai
         groups = known(attribute)
         if reference in groups:
             pairs += [
-                Pair(title, name, i, groups[reference].numbers[UTILITY], groups[name].numbers[UTILITY])
+                Pair(title, name, i, groups[reference].numbers[metric], groups[name].numbers[metric])
                 for i, name in enumerate(others)
                 if name in groups
             ]
@@ -186,12 +193,14 @@ def consistency_sentence(one: Comparison) -> str:
         mine = [pair for pair in one.pairs if pair.group == group]
         lower = sum(pair.other.value < pair.reference.value for pair in mine)
         told.append(f"among {spoken(group)} in {lower} of {len(mine)}")
-    return f"The AUC is lower than among {spoken(one.reference)}: {', '.join(told)} models and methods."
+    return (
+        f"The {one.metric} is lower than among {spoken(one.reference)}: {', '.join(told)} models and methods."
+    )
 
 
 def front_sentence(one: Comparison) -> str:
     """Which views nobody beats in both."""
     names = [point.name for point in one.points if point.best]
     if len(names) == 1:
-        return f"{names[0]} has both the highest AUC and the smallest gap."
-    return f"No other choice has a higher AUC and a smaller gap than {', '.join(names[:-1])} or {names[-1]}."
+        return f"{names[0]} has both the highest {one.metric} and the smallest gap."
+    return f"No other choice has a higher {one.metric} and a smaller gap than {', '.join(names[:-1])} or {names[-1]}."

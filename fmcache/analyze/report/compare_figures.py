@@ -10,22 +10,12 @@ from markupsafe import Markup
 
 from fmcache.analyze.report.compare import Comparison, Point
 from fmcache.analyze.report.figures import WIDTH, short_name
-from fmcache.analyze.report.svg import Scale, element, figure, label, line, mark, polyline
+from fmcache.analyze.report.svg import Scale, element, figure, label, line, mark, polyline, ticks
 from fmcache.analyze.report.wording import decimal, interval, spoken
 
 LISTED = 24  # points that the key names
 SLOTS = 6
 _LEFT, _RIGHT, _TOP, _PLOT = 50, 348, 16, 270
-
-
-def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round values that span low to high, at most `most` of them, at least two."""
-    for power in range(-4, 2):
-        for step in (10.0**power * k for k in (1, 2, 5)):
-            first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-            if last - first < most:
-                return [k * step for k in range(first, max(last, first + 1) + 1)]
-    return [low, high]
 
 
 def front_figure(one: Comparison, title: str, identity: str) -> Markup:
@@ -35,7 +25,7 @@ def front_figure(one: Comparison, title: str, identity: str) -> Markup:
     down = ticks(0.0, max([*(p.gap.value for p in one.points), *(gap for *_, gap in steps)]))
     x = Scale(across[0], across[-1], _LEFT, _RIGHT - 6)
     y = Scale(down[0], down[-1], _TOP, _TOP + _PLOT)
-    parts = _axes(x, y, across, down, "Overall AUC, better →", "AUC gap, fairer →")
+    parts = _axes(x, y, across, down, f"Overall {one.metric}, better →", f"{one.metric} gap, fairer →")
     best = sorted((p for p in one.points if p.best), key=lambda p: p.utility.value)
     corners = [(x(best[0].utility.value), y(best[0].gap.value))]
     for before, after in pairwise(best):
@@ -56,7 +46,7 @@ def front_figure(one: Comparison, title: str, identity: str) -> Markup:
         parts.append(_disc(number, x(point.utility.value), y(point.gap.value), point.slot, words, point.best))
     top = _TOP + _PLOT + 58
     listed = numbered if len(numbered) <= LISTED else [pair for pair in numbered if pair[1].best]
-    parts.append(label(_RIGHT, top, "AUC · gap", "tick", "end"))
+    parts.append(label(_RIGHT, top, f"{one.metric} · gap", "tick", "end"))
     for i, (number, point) in enumerate(listed):
         at = top + 22 + 22 * i
         parts.append(_disc(number, 12, at - 4, point.slot, "", point.best))
@@ -87,8 +77,12 @@ def consistency_figure(one: Comparison, title: str, identity: str) -> Markup:
     both = ticks(*_ends(values))
     x, y = Scale(both[0], both[-1], _LEFT, _RIGHT - 6), Scale(both[0], both[-1], _TOP + _PLOT, _TOP)
     groups = list(dict.fromkeys(pair.group for pair in one.pairs))
-    beside = f"AUC of {short_name(groups[0], 18)}" if len(groups) == 1 else "AUC of the other group"
-    parts = _axes(x, y, both, both, f"AUC of {short_name(one.reference)}", beside)
+    beside = (
+        f"{one.metric} of {short_name(groups[0], 18)}"
+        if len(groups) == 1
+        else f"{one.metric} of the other group"
+    )
+    parts = _axes(x, y, both, both, f"{one.metric} of {short_name(one.reference)}", beside)
     parts.append(line(x(both[0]), y(both[0]), x(both[-1]), y(both[-1]), "diagonal strong"))
     parts.append(label(_LEFT + 8, _TOP + 16, f"worse for {short_name(one.reference, 20)}", "tick"))
     parts.append(
@@ -131,7 +125,7 @@ def _ends(values: Iterable[float]) -> tuple[float, float]:
 def _words(point: Point) -> str:
     sure = interval(point.gap.low, point.gap.high)
     return (
-        f"{point.name}, AUC {decimal(point.utility.value)}, gap {decimal(point.gap.value)}"
+        f"{point.name}: {decimal(point.utility.value)}, gap {decimal(point.gap.value)}"
         + (f" ({sure})" if sure else "")
         + (f", equity-scaled {decimal(point.es.value)}" if point.es.known else "")
     )

@@ -9,15 +9,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from markupsafe import Markup
 from numpy import ndarray
 
 from fmcache.analyze.report.curves import Bin
 from fmcache.analyze.report.explorer import Explorer
-from fmcache.analyze.report.svg import DASHES, Scale, element, figure, label, line, mark, polyline
+from fmcache.analyze.report.svg import DASHES, Scale, element, figure, label, line, mark, polyline, ticks
 from fmcache.analyze.report.views import Group, Number
-from fmcache.analyze.report.wording import DASH, count, decimal, interval, spoken
+from fmcache.analyze.report.wording import DASH, count, decimal, interval, metric_name, spoken
 from fmcache.shapes import Float
 
 WIDTH = 360
@@ -42,21 +41,28 @@ def short_name(name: str, longest: int = 26) -> str:
 
 
 def forest(
-    groups: Sequence[Group], slots: dict[str, int], overall: Group, title: str, identity: str
+    groups: Sequence[Group], slots: dict[str, int], overall: Group, metric: str, title: str, identity: str
 ) -> Markup:
-    """AUC of each group with its interval, beside the overall line; two lines a group, so names stay readable."""
-    whole = overall.numbers.get("auc", Number())
-    numbers = [group.numbers.get("auc", Number()) for group in groups]
-    lows = [x for n in (*numbers, whole) for x in (n.low, n.value) if math.isfinite(x)]
-    low = min(0.9, math.floor(10 * min(lows, default=0.5)) / 10)
-    x = Scale(low, 1.0, 14, _RIGHT)
+    """A metric of each group with its interval, beside the overall line; two lines a group, so names stay readable."""
+    whole = overall.numbers.get(metric, Number())
+    numbers = [group.numbers.get(metric, Number()) for group in groups]
+    ends = [v for n in (*numbers, whole) for v in (n.low, n.value, n.high) if math.isfinite(v)]
+    low, high = min(ends, default=0.5), max(ends, default=1.0)
+    marks = (
+        ticks(min(0.9, math.floor(10 * low) / 10), 1.0, 11) if low >= 0 and high <= 1 else ticks(low, high)
+    )
+    if len(marks) > 6:
+        marks = marks[::-1][::2][::-1]
+    x = Scale(min(marks[0], low), marks[-1], 14, _RIGHT)
     step, top = 46, 34
     bottom = top + step * len(groups)
     parts = []
-    for tick in np.arange(round(low * 10), 11, 2 if low < 0.5 else 1) / 10:
+    for tick in marks:
         parts.append(line(x(tick), top - 8, x(tick), bottom, "grid"))
-        parts.append(label(x(tick), bottom + 18, f"{tick:.1f}", "tick", "middle"))
-    if low < 0.5:
+        parts.append(
+            label(x(tick), bottom + 18, f"{tick:.3g}" if high > 1 else f"{tick:.1f}", "tick", "middle")
+        )
+    if metric == "auc" and marks[0] < 0.5:
         parts.append(line(x(0.5), top - 8, x(0.5), bottom, "axis"))
     if math.isfinite(whole.low) and math.isfinite(whole.high):
         parts.append(
@@ -82,13 +88,15 @@ def forest(
         slot = slots.get(group.name, 0)
         if math.isfinite(number.low) and math.isfinite(number.high):
             parts.append(line(x(number.low), y + 30, x(number.high), y + 30, f"whisker s{slot}"))
-            ends = (number.low, number.high)
-            parts += [line(x(end), y + 25, x(end), y + 35, f"whisker s{slot}") for end in ends]
+            both = (number.low, number.high)
+            parts += [line(x(end), y + 25, x(end), y + 35, f"whisker s{slot}") for end in both]
         parts.append(
             mark(slot, x(number.value), y + 30, f"mark s{slot}", 5.5, f"{spoken(group.name)}: {known}")
         )
     parts.append(line(14, bottom, _RIGHT, bottom, "axis"))
-    parts.append(label((14 + _RIGHT) / 2, bottom + 38, "AUC with interval", "tick", "middle"))
+    parts.append(
+        label((14 + _RIGHT) / 2, bottom + 38, f"{metric_name(metric)} with interval", "tick", "middle")
+    )
     description = f"Overall {decimal(whole.value)}. " + "; ".join(told) + "."
     return figure(WIDTH, bottom + 46, title, description, identity, *parts)
 

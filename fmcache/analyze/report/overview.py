@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from fmcache.analyze.report.sentences import ALPHA, verdict
 from fmcache.analyze.report.tables import Entry, Footnotes, Table, entry
 from fmcache.analyze.report.views import HIDDEN, Number, View
-from fmcache.analyze.report.wording import spoken
+from fmcache.analyze.report.wording import metric_name, spoken
 
 MOST_COLUMNS = 5  # attributes; intersections come last and are the first to go
 BEYOND = f"more than chance alone would give (p < {ALPHA:g})"
@@ -26,10 +26,16 @@ def overview(views: Sequence[View], places: Mapping[int, str]) -> Table:
     rows = []
     for i, view in enumerate(views):
         missing = Number(reason="not computed")
-        whole = HIDDEN if view.overall.why else view.overall.numbers.get("auc", missing)
+        whole = HIDDEN if view.overall.why else view.overall.numbers.get(view.measured[0], missing)
         cells = [entry(whole, notes), *(_gap(view, name, notes) for name in names)]
         rows.append((view.what, cells, places.get(i, "")))
-    heads = ["Model, dataset, label", "Overall AUC", *(f"AUC gap by {spoken(name)}" for name in names)]
+    measured = dict.fromkeys(view.measured[0] for view in views)
+    metric = metric_name(next(iter(measured))) if len(measured) == 1 else "Metric"
+    heads = [
+        "Model, dataset, label",
+        f"Overall {metric}",
+        *(f"{metric} gap by {spoken(name)}" for name in names),
+    ]
     return Table(heads, [(name, cells) for name, cells, _ in rows], notes, links=[link for *_, link in rows])
 
 
@@ -37,7 +43,7 @@ def _gap(view: View, name: str, notes: Footnotes) -> Entry:
     attribute = next((one for one in view.attributes if one.name == name), None)
     if attribute is None:
         return Entry("")
-    one = next((one for one in attribute.disparities if one.metric == "auc"), None)
+    one = next((one for one in attribute.disparities if one.metric == view.measured[0]), None)
     if one is None:
         return entry(Number(reason="not computed"), notes)
     found = entry(one.gap, notes)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from fmcache.analyze.groups import UNKNOWN
 from fmcache.analyze.report.views import Attribute, Disparities, Number, View
-from fmcache.analyze.report.wording import DASH, count, decimal, p_value, percent, spoken
+from fmcache.analyze.report.wording import DASH, count, decimal, metric_name, p_value, percent, spoken
 
+SHARES = ("tpr", "fpr")  # told in per cent
 COMPARED = ("auc", "tpr", "fpr")  # on one scale from 0 to 1, so that their gaps can be compared
 ALPHA = 0.05
 # metric → a sentence with both extremes, and one without, for attributes of which a group is hidden
@@ -72,16 +73,22 @@ def excess(one: Disparities) -> float:
     return one.gap.value - (one.null if math.isfinite(one.null) else 0.0)
 
 
-def largest(attribute: Attribute) -> Disparities | None:
-    """Of the metrics of COMPARED the one to tell of: beyond chance before others, then furthest above chance."""
-    known = [one for one in attribute.disparities if one.metric in COMPARED and one.gap.known]
+def compared(view: View) -> Sequence[str]:
+    """The metrics whose gaps are told of: COMPARED, or where there is no AUC the first one that is measured."""
+    return COMPARED if view.measured[0] == "auc" else view.measured[:1]
+
+
+def largest(view: View, attribute: Attribute) -> Disparities | None:
+    """Of the compared metrics the one to tell of: beyond chance before others, then furthest above chance."""
+    metrics = compared(view)
+    known = [one for one in attribute.disparities if one.metric in metrics and one.gap.known]
     return min(known, key=lambda one: (_ORDER[verdict(one)], -excess(one)), default=None)
 
 
 def finding(view: View, attribute: Attribute) -> Finding:
     """The most telling gap of one attribute, with interval, null gap and p-value, in one sentence."""
     by = f"By {spoken(attribute.name)}"
-    one = largest(attribute)
+    one = largest(view, attribute)
     if one is None:
         if attribute.hidden:
             return Finding(
@@ -90,7 +97,7 @@ def finding(view: View, attribute: Attribute) -> Finding:
         reason = next((d.gap.reason for d in attribute.disparities if d.gap.reason), "no gap was computed")
         return Finding(f"{by}, no gap can be given: {reason}.", "hidden")
     level = f"{100 * view.level:.0f} % interval" if math.isfinite(view.level) else "interval"
-    gap, share = one.gap, one.metric != "auc"
+    gap, share = one.gap, one.metric in SHARES
     sure = []
     if math.isfinite(gap.low) and math.isfinite(gap.high):
         sure.append(f"{level} {_size(gap.low, share, '')} to {_size(gap.high, share, '')}")
@@ -111,11 +118,18 @@ def _facts(attribute: Attribute, metric: str) -> str:
         for group in attribute.shown
         if metric in group.numbers and group.numbers[metric].known and group.name != UNKNOWN
     ]
-    full, bare = FACTS[metric]
+    name = metric_name(metric)
+    full, bare = FACTS.get(
+        metric,
+        (
+            f"the {name} is {{low}} among {{lowest}} and {{high}} among {{highest}}",
+            f"the {name} differs between the groups",
+        ),
+    )
     if attribute.hidden or len(known) < 2:
         return f"{bare} by up to "
     (low, lowest), (high, highest) = min(known), max(known)
-    told = decimal if metric == "auc" else _percent
+    told = _percent if metric in SHARES else decimal
     fill = {"low": told(low, 2), "high": told(high, 2), "lowest": spoken(lowest), "highest": spoken(highest)}
     return f"{full.format(**fill)}, a difference of "
 
@@ -141,11 +155,12 @@ def lead(view: View) -> str:
         f" of {count(patients)} patients" if patients else ""
     )
     positives = f", {percent(overall.n_pos / n)} of them positive" if n and overall.n_pos is not None else ""
-    auc = overall.numbers.get("auc", Number())
-    if not auc.known:
+    metric = view.measured[0]
+    first = overall.numbers.get(metric, Number())
+    if not first.known:
         return f"{who}{positives}."
-    sure = f" ({decimal(auc.low, 2)}{DASH}{decimal(auc.high, 2)})" if math.isfinite(auc.low) else ""
-    return f"{who}{positives}. Overall AUC {decimal(auc.value, 2)}{sure}."
+    sure = f" ({decimal(first.low, 2)}{DASH}{decimal(first.high, 2)})" if math.isfinite(first.low) else ""
+    return f"{who}{positives}. Overall {metric_name(metric)} {decimal(first.value, 2)}{sure}."
 
 
 @dataclass(frozen=True)
@@ -198,7 +213,7 @@ def looked_at(views: Sequence[View]) -> str:
         for view in views
         for attribute in view.attributes
         for one in attribute.disparities
-        if one.metric in COMPARED and math.isfinite(one.p)
+        if one.metric in compared(view) and math.isfinite(one.p)
     ]
     if len(tested) < 10:
         return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,16 @@ class Scale:
     def __call__(self, value: float) -> float:
         share = (value - self.low) / (self.high - self.low)
         return self.start + min(max(share, 0.0), 1.0) * (self.stop - self.start)
+
+
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round values that span low to high, at most `most` of them, at least two."""
+    for power in range(-4, 2):
+        for step in (10.0**power * k for k in (1, 2, 5)):
+            first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+            if last - first < most:
+                return [k * step for k in range(first, max(last, first + 1) + 1)]
+    return [low, high]
 
 
 def element(name: str, *children: str, **attributes: object) -> Markup:

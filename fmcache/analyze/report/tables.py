@@ -9,7 +9,6 @@ from typing import Any
 
 from fmcache.analyze.report.sentences import ALPHA, VERDICTS, verdict
 from fmcache.analyze.report.views import (
-    GROUP_METRICS,
     Attribute,
     Difference,
     Disparities,
@@ -85,9 +84,12 @@ def entry(number: Number, notes: Footnotes, digits: int = 3) -> Entry:
 def group_table(view: View, attribute: Attribute, floor: int) -> Table:
     """The overall row, then every group: counts, prevalence and metrics with intervals."""
     notes = Footnotes()
-    heads = ["Group", "Images", "Positive", "Patients", "Prevalence", *map(metric_name, GROUP_METRICS)]
+    heads = ["Group", "Images", "Positive", "Patients", "Prevalence", *map(metric_name, view.measured)]
     rows = [
-        (group.name if group is view.overall else spoken(group.name), _group_entries(group, floor, notes))
+        (
+            group.name if group is view.overall else spoken(group.name),
+            _group_entries(group, view.measured, floor, notes),
+        )
         for group in (view.overall, *attribute.groups)
     ]
     if attribute.unnamed:
@@ -97,11 +99,11 @@ def group_table(view: View, attribute: Attribute, floor: int) -> Table:
     return Table(heads, rows, notes)
 
 
-def _group_entries(group: Group, floor: int, notes: Footnotes) -> list[Entry]:
+def _group_entries(group: Group, metrics: Sequence[str], floor: int, notes: Footnotes) -> list[Entry]:
     if group.why is not None:
         first = f"<{floor}" if group.why == "small" else "hidden"
         cells = [Entry(first, note=notes.letter(_why(group.why, floor)))]
-        return cells + [Entry("hidden")] * (3 + len(GROUP_METRICS))
+        return cells + [Entry("hidden")] * (3 + len(metrics))
     prevalence = group.prevalence
     cells = [Entry(count(value)) for value in (group.n, group.n_pos, group.n_patients)]
     if prevalence.known:
@@ -112,7 +114,7 @@ def _group_entries(group: Group, floor: int, notes: Footnotes) -> list[Entry]:
     else:
         cells.append(entry(prevalence, notes))
     return cells + [
-        entry(group.numbers.get(metric, Number(reason="not computed")), notes) for metric in GROUP_METRICS
+        entry(group.numbers.get(metric, Number(reason="not computed")), notes) for metric in metrics
     ]
 
 
@@ -122,10 +124,10 @@ def _why(why: str, floor: int) -> str:
     return "hidden, so that a smaller group cannot be worked out by subtraction"
 
 
-def difference_table(attribute: Attribute) -> Table:
+def difference_table(view: View, attribute: Attribute) -> Table:
     """One row a group, one column a metric: the difference to the reference group, its interval and p-value."""
     notes = Footnotes()
-    metrics = [m for m in GROUP_METRICS if any(one.metric == m for one in attribute.differences)]
+    metrics = [m for m in view.measured if any(one.metric == m for one in attribute.differences)]
     rows = []
     for group in dict.fromkeys(one.group for one in attribute.differences):
         cells = []
@@ -156,14 +158,15 @@ def _difference_entry(one: Difference, notes: Footnotes) -> Entry:
     )
 
 
-def disparity_table(attribute: Attribute, main: bool = True) -> Table:
+def disparity_table(view: View, attribute: Attribute, main: bool = True) -> Table:
     """One row a metric: gap with interval, what chance gives, p-value, verdict, then the other known spreads.
 
-    `main` chooses the metrics of MAIN or all others.
+    `main` chooses what the view measures and the metrics of MAIN, or all others.
     """
     notes = Footnotes()
-    shown = [one for one in attribute.disparities if one.numbers and (one.metric in MAIN) == main]
-    shown.sort(key=lambda one: (MAIN.index(one.metric) if main else 0, one.metric))
+    first = list(dict.fromkeys([*view.measured, *MAIN]))
+    shown = [one for one in attribute.disparities if one.numbers and (one.metric in first) == main]
+    shown.sort(key=lambda one: (first.index(one.metric) if main else 0, one.metric))
     others = [name for name in SPREADS if any(name in one.numbers for one in shown)]
     heads = ["Metric", "Gap", "By chance", "p", "Reading", *map(disparity_name, others)]
     rows = []

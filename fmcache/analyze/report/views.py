@@ -19,6 +19,21 @@ from fmcache.analyze.report.wording import LONGEST_NAME, clean, spoken
 from fmcache.analyze.suppression import Cell, Place, Why, suppress
 
 GROUP_METRICS = ("auc", "tpr", "fpr", "ece")
+# where there is no AUC (segmentation, several classes): these before others
+PREFERRED = (
+    "dsc",
+    "iou",
+    "nsd",
+    "hd95",
+    "asd",
+    "auc_macro",
+    "accuracy",
+    "balanced_accuracy",
+    "f1_macro",
+    "ece",
+    "brier",
+)
+LOSSES = ("hd95", "asd", "ece", "brier", "log_loss", "fpr", "fnr")  # less is better
 # rows that hold what a gap would be without any true difference, and its p-value
 NULL_GAP, P_VALUE, EQUIVALENCE = "gap_null", "gap_p", "gap_equivalence"
 NAMED_HIDDEN = (
@@ -139,6 +154,20 @@ class View:
 
     def text(self, key: str) -> str:
         return clean(str(self.info.get(key) or ""), LONGEST_NAME)
+
+    @property
+    def measured(self) -> Sequence[str]:
+        """The metrics of the tables, at most four; the first one is drawn and compared."""
+        there = dict.fromkeys(
+            [*self.overall.numbers, *(one.metric for a in self.attributes for one in a.disparities)]
+        )
+        if "auc" in there or not there:
+            return GROUP_METRICS
+        ranked = [
+            *(name for name in PREFERRED if name in there),
+            *(name for name in there if name not in PREFERRED),
+        ]
+        return tuple(name for name in ranked if name not in ("prevalence", "finding"))[:4]
 
     @property
     def what(self) -> str:

@@ -39,6 +39,13 @@ METRIC_NAMES = {
     "ppv": "PPV",
     "npv": "NPV",
     "log_loss": "Log loss",
+    "dsc": "Dice",
+    "iou": "IoU",
+    "nsd": "Surface Dice (NSD)",
+    "hd95": "Hausdorff distance (HD95)",
+    "asd": "Surface distance (ASD)",
+    "auc_macro": "AUC, mean over classes",
+    "f1_macro": "F1, mean over classes",
     "ece_adaptive": "Calibration error, equal-mass bins",
 }
 DISPARITY_NAMES = {
