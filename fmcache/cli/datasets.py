@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from fmcache.cli.options import Debug, Form, settings
 from fmcache.cli.root import app
 from fmcache.cli.sample_options import AllowLeakage, Balance, Split, SplitSeed, Task, Uncertain
+from fmcache.errors import MissingExtra
 from fmcache.output import Format, emit, say
 
 
@@ -51,7 +53,6 @@ def datasets(
     debug: Debug = False,
 ) -> None:
     """List the dataset cards, show one, check its files, audit who is in it, or make a miniature of it."""
-    from fmcache.extract import datasets_command as run
     from fmcache.extract.dataset import SampleOptions
     from fmcache.extract.dataset_listing import list_datasets, show_dataset
 
@@ -59,6 +60,10 @@ def datasets(
     if name is None:
         emit(list_datasets(known), form=form)
         return
+    if not (synthesize or audit or html or croissant or reference or root or check):
+        emit(show_dataset(name, known), form=form)
+        return
+    run = _with_files()
     options = SampleOptions(task, uncertain, split, split_seed, balance, allow_leakage)
     if synthesize is not None:
         typer.echo(run.synthesize_command(name, synthesize, known))
@@ -70,14 +75,24 @@ def datasets(
         for line in done.notes:
             say(line)
         emit([row.row() for row in done.rows], form=form)
-    elif root is not None or check:
+    else:
         findings, notes = run.check_command(name, known, root=root, options=options, show_ids=show_ids)
         for line in notes:
             say(line)
         emit([finding.row() for finding in findings], form=form)
         raise typer.Exit(3 if any(finding.state == "bad" for finding in findings) else 0)
-    else:
-        emit(show_dataset(name, known), form=form)
+
+
+def _with_files() -> ModuleType:
+    """What reads images; cards can be listed without it."""
+    try:
+        from fmcache.extract import datasets_command
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            "Reading a dataset's files needs the extract extra.", f"The module {error.name} is not installed.",
+            'Type: python -m pip install "fmcache[extract]"',
+        ) from None  # fmt: skip
+    return datasets_command
 
 
 @app.command(epilog="Example: fmcache phantom my-study --visible-female 0.65")

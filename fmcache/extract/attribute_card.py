@@ -86,7 +86,8 @@ class LabelCard:
         """
         if any(same_code(code, one) for one in self.uncertain):
             return {"u-ignore": None, "u-zero": 0, "u-one": 1}[policy]
-        return look_up(code, self.codes)
+        value = look_up(code, self.codes)
+        return None if value is None else int(value)
 
 
 def look_up(code: str, codes: Mapping[str, str | int | None]) -> str | int | None:

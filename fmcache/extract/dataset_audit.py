@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -121,7 +122,7 @@ def _representation(
     table = samples.group_by(columns).agg(n=pl.len(), patients=pl.col("patient_id").n_unique())
     rows = list(table.iter_rows())
 
-    def place(row: tuple) -> list[tuple[bool, int, str]]:
+    def place(row: tuple[Any, ...]) -> list[tuple[bool, int, str]]:
         return [_place(group, order.get(name, [])) for name, group in zip(names, row, strict=False)]
 
     for row in sorted(rows, key=place):
@@ -138,11 +139,9 @@ def _missingness(samples: pl.DataFrame) -> Iterator[AuditRow]:
         if column.startswith((ATTRIBUTE, LABEL)):
             lacking = samples.filter(pl.col(column).is_null())
             kind, name = column.split(".", 1)
-            people = lacking["patient_id"].n_unique()
-            row = AuditRow(
-                "missingness", samples=lacking.height, patients=people, value=lacking.height / samples.height
-            )
-            yield replace(row, **{kind: name})
+            attribute, label = (name, "") if kind == "attribute" else ("", name)
+            people, share = lacking["patient_id"].n_unique(), lacking.height / samples.height
+            yield AuditRow("missingness", attribute, "", label, lacking.height, people, share)
 
 
 def _prevalence(

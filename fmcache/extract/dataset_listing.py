@@ -15,7 +15,7 @@ _LISTED = ("modality", "dimension", "licence")
 
 def list_datasets(settings: Settings) -> list[dict[str, Any]]:
     """One row a card: name, title, task, modality, dimension, published samples, attributes, licence, root."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, file in sorted(card_files(settings).items()):
         root = set_root(name, settings)
         try:

@@ -145,8 +145,8 @@ def _picture(data: bytes, form: str, reader: ReaderOptions, target: int | None) 
             raise Undecodable(
                 f"The image declares {width} x {height} pixels; the limit is {reader.max_pixels:,}."
             )
-        if getattr(image, "n_frames", 1) != 1:
-            raise Undecodable(f"The file holds {image.n_frames} images; one is expected.")
+        if (frames := getattr(image, "n_frames", 1)) != 1:
+            raise Undecodable(f"The file holds {frames} images; one is expected.")
         if target is not None and form == "JPEG":
             image.draft(None, (target, target))
         image.load()

@@ -195,8 +195,8 @@ def _rescaled(frame: np.ndarray, source: Dataset) -> np.ndarray:
 def _presented(values: np.ndarray, source: Dataset, reader: ReaderOptions) -> np.ndarray:
     """Grey values after the modality step → 0…255, before MONOCHROME1 is inverted."""
     if reader.window is not None:
-        centre, width = reader.window
-        return _ramp(values, centre - width / 2, centre + width / 2)
+        middle, whole = reader.window
+        return _ramp(values, middle - whole / 2, middle + whole / 2)
     if source.get("VOILUTSequence"):
         bits = int(source.VOILUTSequence[0].LUTDescriptor[2])
         return _full_range(pixels.apply_voi(np.rint(values).astype(np.int64), source), bits)

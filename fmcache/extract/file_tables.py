@@ -91,7 +91,7 @@ def hdf5_table(root: Path, files: Sequence[Path], fields: Sequence[str]) -> pl.D
         except (OSError, RuntimeError, ValueError):
             continue
         count = min((len(column) for column in columns.values()), default=0)
-        table = {"file": [name] * count, "i": [str(i) for i in range(count)]}
+        table: dict[str, list[str | None]] = {"file": [name] * count, "i": [str(i) for i in range(count)]}
         table |= {field: column[:count] for field, column in columns.items()}
         parts.append(pl.DataFrame(table, schema=dict.fromkeys(table, pl.String)))
     return pl.concat(parts, how="diagonal") if parts else pl.DataFrame()

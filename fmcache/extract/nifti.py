@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from io import BytesIO
 
 import nibabel
@@ -43,7 +44,7 @@ def nifti_values(data: bytes) -> np.ndarray:
     if not (np.isfinite(slope) and np.isfinite(intercept)):
         raise Undecodable("The slope or intercept in the header is not a number.")
     if data.startswith(_GZIP):
-        voxels = int(np.prod(header.get_data_shape(), dtype=object))
+        voxels = math.prod(int(n) for n in header.get_data_shape())
         declared = int(header["vox_offset"]) + voxels * header.get_data_dtype().itemsize
         data = _gunzipped(data, min(declared, LARGEST), whole=True)
     first = isinstance(header, nibabel.Nifti1Header) and data[344:348] == b"n+1\0"

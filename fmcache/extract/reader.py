@@ -49,7 +49,7 @@ class ReaderOptions:
 
     def document(self) -> dict[str, Any]:
         """The part of an entry's key that decides the pixels (limits only decide what is refused)."""
-        document = {
+        document: dict[str, Any] = {
             "rules": RULES,
             "window": None if self.window is None else [float(value) for value in self.window],
             "axis": self.axis,

@@ -199,13 +199,14 @@ def _dicom(pixels: np.ndarray, tags: Mapping[str, Any], number: int) -> bytes:
     """An uncompressed file, 12 bits; slice `number` lies `number` x 2 mm towards the head."""
     from pydicom import dcmwrite
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+    from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
     source = Dataset()
     source.file_meta = FileMetaDataset()
     source.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     source.file_meta.MediaStorageSOPClassUID = source.SOPClassUID = CTImageStorage
-    source.file_meta.MediaStorageSOPInstanceUID = source.SOPInstanceUID = f"1.2.826.0.1.3680043.10.1.{number}"
+    instance = UID(f"1.2.826.0.1.3680043.10.1.{number}")
+    source.file_meta.MediaStorageSOPInstanceUID = source.SOPInstanceUID = instance
     source.Rows, source.Columns = pixels.shape
     source.SamplesPerPixel, source.PhotometricInterpretation = 1, "MONOCHROME2"
     source.BitsAllocated, source.BitsStored, source.HighBit, source.PixelRepresentation = 16, 12, 11, 0
@@ -231,8 +232,8 @@ def _array(of: Any, rng: np.random.Generator) -> np.ndarray:
         return _blobs(shape, of["values"], rng).astype(dtype)
     if dtype.kind == "f":
         low, high = of.get("range", [0, 1])
-        return rng.uniform(low, high, shape).astype(dtype)
-    return rng.integers(0, 256, shape).astype(dtype)
+        return np.asarray(rng.uniform(low, high, shape)).astype(dtype)
+    return np.asarray(rng.integers(0, 256, shape)).astype(dtype)
 
 
 def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
