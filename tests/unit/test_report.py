@@ -23,8 +23,10 @@ from fmcache.analyze.report.explorer import Explorer, explore
 from fmcache.analyze.report.sentences import finding, headlines
 from fmcache.analyze.report.truth import truth
 from fmcache.analyze.report.views import Attribute, Disparities, Group, Number, View
+from fmcache.analyze.values import audit_values
 from fmcache.errors import MissingEntry, UsageError
 from fmcache.store.cache import Cache, open_cache
+from fmcache.store.schema import PREDICTION_COLUMNS
 from tests.audited import CANARY, HOSTILE, TINY, audited, predictions
 
 
@@ -338,3 +340,26 @@ def test_more_evaluations_than_a_page_holds_are_all_in_the_overview(
     assert len(re.findall(r'<section id="v\d+">', page)) == 2
     assert "1 of these have no section of their own" in page
     assert "Utility and fairness" in page
+
+
+def test_a_segmentation_is_reported_by_its_dice(tmp_path: Path) -> None:
+    table = predictions(600).with_columns(
+        (pl.col("p") / 2 + 0.4).alias("dsc"), (20 * pl.col("p")).alias("hd95")
+    )
+    measured = audit_values(table, ["dsc", "hd95"], ["sex"], patient="pid", draws=50)
+    cache = open_cache(tmp_path / "cache", create=True)
+    run = cache.publish_run(
+        {"model": "sam", "dataset": "clinic", "usage": "sam", "method": "", "labels": ["lung"]},
+        pl.DataFrame(schema={**PREDICTION_COLUMNS, "attribute.sex": pl.String()}),
+    )
+    cache.publish_results(
+        run, measured.with_columns(pl.lit(run).alias("run_id"), pl.lit("lung").alias("label"))
+    )
+    page = build_report(cache, tmp_path / "r.html").read_text(encoding="utf-8")
+    mean = table.group_by("sex").agg(pl.col("dsc").mean())
+    for sex, value in mean.iter_rows():
+        assert re.search(rf'<th scope="row">{sex}</th>(\s*<td>[^\n]*\n){{5}}', page)
+        assert f"{value:.3f}" in page
+    assert "the Dice is 0." in page
+    assert "Dice by group" in page
+    assert "AUC" not in page.split('id="checklists"')[0].split("</style>")[1].replace("(AUC, sensitivity", "")
