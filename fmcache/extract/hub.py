@@ -27,13 +27,19 @@ def hub_file(card: Card) -> tuple[Path, str]:
     ------
     ModelError : offline, no such repository or file, not allowed (gated), or not the published bytes.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import errors, hf_hub_download
 
     where = card.published
     do = f"Fetch {where.file} of {_page(where)} and type: --checkpoint FILE"
 
     def fetch() -> str:
-        return hf_hub_download(where.hub, where.file, revision=where.revision or None)
+        try:
+            return hf_hub_download(where.hub, where.file, revision=where.revision or None)
+        except errors.RemoteEntryNotFoundError:
+            if where.file != "model.safetensors":
+                raise
+            # repositories from before safetensors
+            return hf_hub_download(where.hub, "pytorch_model.bin", revision=where.revision or None)
 
     path = Path(_reach(card.id, where, fetch, do))
     commit = _commit(path)

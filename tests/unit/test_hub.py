@@ -172,6 +172,12 @@ def test_a_wrong_hash_is_refused_and_the_file_removed(hub: Hub) -> None:
     assert any(method == "GET" for method, _, _ in hub.requests), "the refused bytes were not kept"
 
 
+def test_a_repository_from_before_safetensors(hub: Hub) -> None:
+    hub.files = {"pytorch_model.bin": WEIGHTS}
+    path, _ = hub_file(card())
+    assert (path.name, path.read_bytes()) == ("pytorch_model.bin", WEIGHTS)
+
+
 def test_a_folder_holds_configuration_and_weights(hub: Hub) -> None:
     folder, commit = hub_folder(card(file=""))
     assert sorted(file.name for file in folder.iterdir()) == ["config.json", "model.safetensors"]

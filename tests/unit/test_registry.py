@@ -13,6 +13,7 @@ import torch
 
 from fmcache.errors import MissingExtra, ModelError, UsageError
 from fmcache.extract.models.dinov2 import resize_positions
+from fmcache.extract.models_page import preprocessing, status
 from fmcache.extract.registry import FAMILIES, list_models, load_model, resolve_model
 
 CARDS = list_models()
@@ -41,6 +42,12 @@ def test_a_card_is_complete(card) -> None:  # type: ignore[no-untyped-def]
     assert not where.revision or len(where.revision) == 40
     assert not where.sha256 or len(where.sha256) == 64
     assert resolve_model(card.id) is card
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.id)
+def test_the_page_says_how_far_it_is_proven(card) -> None:  # type: ignore[no-untyped-def]
+    assert status(card)
+    assert preprocessing(card)
 
 
 def test_ids_and_aliases_are_unique() -> None:

@@ -32,7 +32,11 @@ CARDS = (
         pools=("projected", "cls"),
         preprocess=resize_and_crop(224, 224, CLIP),
         published=Published(
-            hub=_HUB, file="open_clip_pytorch_model.bin", revision="", url=f"https://huggingface.co/{_HUB}"
+            hub=_HUB,
+            file="open_clip_pytorch_model.bin",
+            url=f"https://huggingface.co/{_HUB}",
+            revision="9f341de24bfb00180f1b847274256e9b65a3a32e",
+            sha256="52cc993c5c5ff962bd0c60931874bc001e7e9b41666a385530f4a036294576be",
         ),
         text=256,
         paper="Zhang et al., BiomedCLIP, arXiv:2303.00915",

@@ -73,7 +73,7 @@ CARDS = (
     _card("large", 1024, "47b73eefe95e8d44ec3623f8890bd894b6ea2d6c", "", False),
     _card("giant", 1536, "611a9d42f2335e0f921f1e313ad3c1b7178d206d", "", False),
     _card("small", 384, "", "", True),
-    _card("base", 768, "", "", True),
+    _card("base", 768, "a1d738ccfa7ae170945f210395d99dde8adb1805", "", True),
     _card("large", 1024, "", "", True),
     _card("giant", 1536, "", "", True),
     Card(

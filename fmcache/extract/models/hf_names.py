@@ -36,7 +36,10 @@ CARDS = (
         licence="MIT (older copies of its page: MSRLA); for research",
         pools=("pooled", "cls", "mean"),
         published=Published(
-            hub="microsoft/rad-dino", file="", url="https://huggingface.co/microsoft/rad-dino"
+            hub="microsoft/rad-dino",
+            file="",
+            revision="110cbc18d5133582e320b43d53bf5c44e410c936",
+            url="https://huggingface.co/microsoft/rad-dino",
         ),
         paper=_RAD_DINO,
         notes="518 pixels; mean and std are read from its preprocessor_config.json.",
