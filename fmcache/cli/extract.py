@@ -9,7 +9,16 @@ import typer
 
 from fmcache.cli.options import CacheDir, Debug, Form, cache_path, settings
 from fmcache.cli.root import app
-from fmcache.cli.sample_options import AllowLeakage, Balance, Split, SplitSeed, Task, Uncertain
+from fmcache.cli.sample_options import (
+    AllowLeakage,
+    Balance,
+    Slices,
+    Slicing,
+    Split,
+    SplitSeed,
+    Task,
+    Uncertain,
+)
 from fmcache.output import Bar, Format, emit, say
 
 
@@ -130,6 +139,8 @@ def extract(
     split_seed: SplitSeed = 0,
     balance: Balance = None,
     allow_leakage: AllowLeakage = False,
+    slices: Slices = None,
+    slicing: Slicing = None,
     dry_run: Annotated[bool, typer.Option(help="Say what would be done.")] = False,
     cache: CacheDir = None,
     form: Form = Format.auto,
@@ -166,7 +177,9 @@ def extract(
             retry_rejected=retry_rejected,
             dry_run=dry_run,
             masks=MaskOptions(tuple(dict.fromkeys(prompt or ())), prompt_rule, seed, multimask, logits),
-            samples=SampleOptions(task, uncertain, split, split_seed, balance, allow_leakage),
+            samples=SampleOptions(
+                task, uncertain, split, split_seed, balance, allow_leakage, slices, slicing
+            ),
             progress=bar,
         )
     for sentence in summary.sentences():

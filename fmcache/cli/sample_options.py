@@ -29,3 +29,10 @@ Balance = Annotated[
 AllowLeakage = Annotated[
     bool, typer.Option("--allow-leakage", help="Accept a patient in two splits (recorded).")
 ]
+Slices = Annotated[int | None, typer.Option(min=1, help="Slices of a volume; the card's default, 32.")]
+Slicing = Annotated[
+    str | None,
+    typer.Option(
+        help="pick (whole slices, evenly spaced) or linear (resampled to --slices, as the benchmark does)."
+    ),
+]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from fmcache.extract.attribute_card import AttributeCard
 from fmcache.extract.dataset_card import DatasetCard, read_card
 from fmcache.extract.dataset_tables import load_table, read_table, run_query
 from fmcache.extract.inputs import read_input
-from fmcache.extract.reader import ReaderOptions, Undecodable
+from fmcache.extract.reader import ReaderOptions, Undecodable, reader_options
 from fmcache.extract.sample_counts import count_groups, group_columns
 from fmcache.extract.sample_splits import (
     POLICIES,
@@ -72,6 +72,7 @@ class SampleOptions:
     split : official, patient or paper; None: what the card says, else what the table holds. split_seed : of a split
         that is drawn. balance : the attribute over which the test set of `paper` is balanced; None: the first.
     allow_leakage : accept a patient in two splits.
+    slices, slicing : of volumes, in place of the card's; these do change the pixels, and so the key.
     """
 
     task: str = "full"
@@ -80,6 +81,15 @@ class SampleOptions:
     split_seed: int = 0
     balance: str | None = None
     allow_leakage: bool = False
+    slices: int | None = None
+    slicing: str | None = None
+
+    def reader(self, of: ReaderOptions) -> ReaderOptions:
+        """A dataset's reader with these slices."""
+        given = {"slices": self.slices, "slicing": self.slicing}
+        section = {key: value for key, value in given.items() if value is not None}
+        checked = reader_options(section)
+        return replace(of, **{key: getattr(checked, key) for key in section})
 
 
 def load_dataset(
@@ -159,7 +169,7 @@ def _from_table(file: Path, root: Path | None, settings: Settings, options: Samp
     }
     where = _root(root or set_root(name, settings) or file.parent)
     samples, split = _split(samples, options.split, (), options, notes)
-    return _finished(name, card, where, samples, ReaderOptions(), notes, split)
+    return _finished(name, card, where, samples, options.reader(ReaderOptions()), notes, split)
 
 
 def _from_card(card: DatasetCard, root: Path, options: SampleOptions) -> Dataset:
@@ -195,7 +205,7 @@ def _from_card(card: DatasetCard, root: Path, options: SampleOptions) -> Dataset
         notes.insert(
             0, f"These files are a synthetic miniature of {card.name}; no number from it means anything."
         )
-    return _finished(card.name, document, where, samples, card.reader, notes, split)
+    return _finished(card.name, document, where, samples, options.reader(card.reader), notes, split)
 
 
 def is_synthetic(root: Path) -> bool:

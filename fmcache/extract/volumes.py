@@ -44,6 +44,7 @@ __all__ = [
 _KEEP = 2
 
 _recent: OrderedDict[tuple[bytes, ReaderOptions], np.ndarray] = OrderedDict()
+_last: list[tuple[bytes, ReaderOptions, np.ndarray]] = []  # the very object asked for before needs no digest
 _lock = Lock()
 
 
@@ -59,6 +60,18 @@ def count_slices(data: bytes, reader: ReaderOptions) -> int:
 
 def decode_slice(data: bytes, slice: int, reader: ReaderOptions) -> np.ndarray:
     """One slice, uint8 [h, w] or [h, w, 3]; the other slices of the same file are kept for the next call."""
+    with _lock:
+        stack = next((kept for held, of, kept in _last if held is data and of == reader), None)
+    if stack is None:
+        stack = _stack_of(data, reader)
+        with _lock:
+            _last[:] = [(data, reader, stack)]
+    if not 0 <= slice < len(stack):
+        raise Undecodable(f"There is no slice {slice}; the file has {len(stack)}.")
+    return stack[slice]
+
+
+def _stack_of(data: bytes, reader: ReaderOptions) -> np.ndarray:
     key = (hashlib.sha256(data).digest(), reader)
     with _lock:
         stack = _recent.get(key)
@@ -68,9 +81,7 @@ def decode_slice(data: bytes, slice: int, reader: ReaderOptions) -> np.ndarray:
             _recent[key] = stack
             while len(_recent) > _KEEP:
                 _recent.popitem(last=False)
-    if not 0 <= slice < len(stack):
-        raise Undecodable(f"There is no slice {slice}; the file has {len(stack)}.")
-    return stack[slice]
+    return stack
 
 
 def decode_stack(data: bytes, reader: ReaderOptions) -> np.ndarray:

@@ -82,6 +82,15 @@ def test_a_dicom_series_and_the_papers_task(project: Path, weights: Path) -> Non
     assert (done.rows[0]["samples"], done.rows[0]["embedded"]) == (4, 4 * 12)
     found = open_cache(project / "fmcache-cache").embeddings(MODEL, "ircadb")
     assert len(found.array()) == 48
+    other = extract(
+        project, weights, "-d", "ircadb", "--root", project / "ircadb", "--slices", "3", "--slicing", "linear"
+    )
+    assert other.rows[0]["embedded"] == 4 * 3
+    assert other.rows[0]["key"] != done.rows[0]["key"]  # other pixels
+    wrong = extract(
+        project, weights, "-d", "ircadb", "--root", project / "ircadb", "--slicing", "cubic", code=2
+    )
+    assert wrong.err.splitlines()[-2].startswith('It is "pick" or "linear"')
 
 
 def test_the_papers_split_leaks_and_has_to_be_asked_for(project: Path, weights: Path) -> None:

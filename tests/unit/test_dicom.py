@@ -178,6 +178,8 @@ def test_every_file_that_pydicom_ships_gives_pixels_or_a_reason() -> None:
     readable = [name for name, found in outcome.items() if isinstance(found, int)]
     assert (len(outcome), len(readable)) == (146, 123)
     reasons = Counter(found for found in outcome.values() if isinstance(found, str))
+    # what COVID-CT-MD is compressed with (JPEG Lossless, process 14), and what pydicom alone cannot read
+    assert outcome["JPEG-LL"] == outcome["JPGLosslessP14SV1_1s_1f_8b"] == 1
     # plans, reports, waveforms and fragments of headers have no picture in them
     assert reasons["The file declares no image size."] == 15
     assert sum(reasons.values()) == 23
