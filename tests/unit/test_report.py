@@ -13,19 +13,23 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.decomposition import PCA
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from fmcache.analyze.report import build
 from fmcache.analyze.report.build import build_report, choose_runs, key_sentences
+from fmcache.analyze.report.cloud import cloud
 from fmcache.analyze.report.compare import comparisons, front_sentence
 from fmcache.analyze.report.curves import precision_recall, roc
 from fmcache.analyze.report.explorer import Explorer, explore
 from fmcache.analyze.report.sentences import finding, headlines
 from fmcache.analyze.report.truth import truth
 from fmcache.analyze.report.views import Attribute, Disparities, Group, Number, View
+from fmcache.analyze.run import run_metrics
 from fmcache.analyze.values import audit_values
 from fmcache.errors import MissingEntry, UsageError
 from fmcache.store.cache import Cache, open_cache
+from fmcache.store.keys import digest
 from fmcache.store.schema import PREDICTION_COLUMNS
 from tests.audited import CANARY, HOSTILE, TINY, audited, predictions
 
@@ -363,3 +367,49 @@ def test_a_segmentation_is_reported_by_its_dice(tmp_path: Path) -> None:
     assert "the Dice is 0." in page
     assert "Dice by group" in page
     assert "AUC" not in page.split('id="checklists"')[0].split("</style>")[1].replace("(AUC, sensitivity", "")
+
+
+def test_the_map_of_the_embedding_is_its_two_principal_components(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    n = 120
+    x = (
+        rng.normal(size=(n, 8))
+        * np.array([6, 3, 1, 1, 1, 1, 1, 1])
+        @ np.linalg.qr(rng.normal(size=(8, 8)))[0]
+    )
+    sex = ["female", "male"] * (n // 2)
+    x[::2] += 4
+    ids = [f"{CANARY}-{i:03d}" for i in range(n)]
+    cache = open_cache(tmp_path / "cache", create=True)
+    samples = {"sample_id": ids, "patient_id": ids, "path": ids, "split": ["test"] * n, "slices": [1] * n,
+               "input_digest": [digest([i]) for i in range(n)], "input_error": [None] * n}  # fmt: skip
+    table = pl.DataFrame(samples, schema_overrides={"input_error": pl.String})
+    cache.publish_dataset("study", {}, table)
+    units = table.select("input_digest", pl.lit(0).alias("slice"))
+    rows = units.with_columns(table["sample_id"])
+    with cache.segment("m", "study", "image", {"model": "m"}, units, rows, d=8, dtype="float32") as writer:
+        for block in writer.blocks:
+            writer.write(block.index, x[block.start : block.stop].astype(np.float32))
+        writer.publish({"energy_joule": 7200.0, "seconds": 9.0, "images": n, "device": "cuda"})
+    key = cache.entry("m", "study").key
+    y = rng.integers(0, 2, n).astype(float)
+    predictions = pl.DataFrame({"sample_id": ids, "patient_id": ids, "split": ["test"] * n, "label": ["y"] * n,
+                                "seed": [0] * n, "y": y, "score": rng.random(n), "logit": [None] * n,
+                                "attribute.sex": sex})  # fmt: skip
+    cache.publish_run(
+        {"model": "m", "dataset": "study", "usage": "lp", "method": "erm", "kind": "image", "key": key},
+        predictions,
+    )
+    run_metrics(cache, by=["sex"], threshold_policy="0.5", draws=20)
+    view = choose_runs(cache, None, 11).views[0]
+    made = cloud(cache, view, predictions)
+    assert made is not None
+    expected = PCA(2).fit(x)
+    placed = made.points.sort("sample_id").select("x", "y").to_numpy()
+    drawn = expected.transform(x)
+    assert np.abs(placed) == pytest.approx(np.abs(drawn), abs=1e-3)
+    assert made.shares == pytest.approx(tuple(expected.explained_variance_ratio_), abs=1e-4)
+    page = build_report(cache, tmp_path / "r.html").read_text(encoding="utf-8")
+    assert page.count("mark dot s") == n
+    assert "2.0 Wh on the device" in page
+    assert CANARY not in page

@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from fmcache.analyze.report import figures, sentences, series, tables
 from fmcache.analyze.report.checklists import checklists
+from fmcache.analyze.report.cloud import Cloud, cloud, cloud_figure
 from fmcache.analyze.report.compare import Comparison, comparisons, consistency_sentence, front_sentence
 from fmcache.analyze.report.compare_figures import consistency_figure, front_figure
 from fmcache.analyze.report.explorer import Explorer, explore
@@ -307,13 +308,14 @@ def _named(name: str, available: Sequence[RunLike]) -> RunLike:
 def _section(cache: CacheLike, identity: str, view: View, predictions: pl.DataFrame, floor: int) -> Section:
     rows = series.of_view(predictions, view)
     whole = series.whole_roc(rows)
+    where = cloud(cache, view, rows)
     return Section(
         identity=identity,
         view=view,
         lead=sentences.lead(view),
         facts=facts(cache, view, predictions, floor),
         blocks=[
-            _block(f"{identity}-{i + 1}", view, attribute, rows, whole, floor)
+            _block(f"{identity}-{i + 1}", view, attribute, rows, whole, where, floor)
             for i, attribute in enumerate(view.attributes)
         ],
         provenance=provenance(cache, view, floor),
@@ -322,7 +324,13 @@ def _section(cache: CacheLike, identity: str, view: View, predictions: pl.DataFr
 
 
 def _block(
-    identity: str, view: View, attribute: Attribute, rows: pl.DataFrame, whole: Any, floor: int
+    identity: str,
+    view: View,
+    attribute: Attribute,
+    rows: pl.DataFrame,
+    whole: Any,
+    where: Cloud | None,
+    floor: int,
 ) -> Block:
     name, first = spoken(attribute.name), metric_name(view.measured[0])
     drawn: list[Drawing] = []
@@ -347,6 +355,9 @@ def _block(
         drawn.append(Drawing("Calibration", drawing))
     elif curves:
         remarks.append("No calibration curve: the score is a decision or not a probability.")
+    scattered = where and cloud_figure(where, grouped, f"Embedding by {name}", f"{identity}-cloud")
+    if scattered:
+        drawn.append(Drawing("Where the groups lie in the embedding", scattered))
     if attribute.shown and not curves:
         remarks.append("No curves: the stored predictions do not hold this attribute's groups.")
     if len(attribute.shown) > figures.SERIES:
