@@ -85,6 +85,24 @@ def cache_repair(
     emit(repair(open_store(cache), key), form=form)
 
 
+@cache_app.command("purge", epilog="Example: fmcache cache purge --patient 10000032 --yes")
+def cache_purge(
+    patient: Annotated[list[str], typer.Option("--patient", help="A patient_id; repeat for several.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Really erase; without it only a list.")] = False,
+    cache: CacheDir = None,
+    form: Form = Format.auto,
+    debug: Debug = False,
+) -> None:
+    """Erase a patient: rows, embeddings, masks; and the runs and results that were made with them."""
+    from fmcache.store.purge import purge
+
+    emit(purge(open_store(cache), patient, dry_run=not yes), ["path", "done", "rows"], form)
+    if yes:
+        say("Erased. Delete the images too, then extract, probe and compute the metrics again.")
+    else:
+        say("Nothing is changed yet. To erase for good, add --yes")
+
+
 @cache_app.command("path", epilog="Example: cd $(fmcache cache path)")
 def cache_path_command(cache: CacheDir = None, debug: Debug = False) -> None:
     """Print the cache directory."""

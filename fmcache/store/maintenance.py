@@ -308,13 +308,13 @@ def _delete(staging: Path, path: Path) -> str:
             locked(staging / f"{path.name}.lock") if path.parent == staging and path.is_dir() else _nothing()
         ):
             fault_point("gc:before_delete")
-            path.unlink() if not path.is_dir() else _retire(path)
+            path.unlink() if not path.is_dir() else retire(path)
     except Busy:
         return "busy"
     return "yes"
 
 
-def _retire(path: Path) -> None:
+def retire(path: Path) -> None:
     """Delete a directory so that a kill never leaves half a published one: rename it out of sight first."""
     if path.parent.name != "staging":
         staging = next(parent for parent in path.parents if (parent / IDENTITY).exists()) / "staging"

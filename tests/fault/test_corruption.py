@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import random
 import shutil
@@ -14,6 +16,7 @@ import pytest
 
 from fmcache.errors import CorruptCache, FmcacheError
 from fmcache.store.cache import open_cache
+from fmcache.store.keys import digest
 from fmcache.store.maintenance import repair, verify
 from fmcache.store.tables import parse_table, table_bytes
 from tests.fault import worker
@@ -209,22 +212,83 @@ def test_repair_sets_a_segment_without_tables_aside(cache: Path, kind: str) -> N
     assert state(cache) == "complete"
 
 
-@pytest.mark.parametrize(
-    "point", ["repair_journal:before_rename", "repair_plan:after_fsync", "repair:before_retire"]
-)
-def test_a_killed_repair_loses_nothing(cache: Path, point: str) -> None:
-    (chunk,) = cache.glob(KINDS["chunk"])
-    key = chunk.parents[3].name.rpartition("-")[2]
-    os.truncate(chunk, 100)
+def killed_repair(cache: Path, key: str, fault: str) -> int:
     pid = os.fork()
     if pid == 0:
-        os.environ["FMCACHE_FAULT"] = f"kill@{point}"
-        repair(open_cache(cache), key)
+        os.environ["FMCACHE_FAULT"] = fault
+        with contextlib.suppress(BaseException):
+            repair(open_cache(cache), key)
         os._exit(0)
-    assert os.waitpid(pid, 0)[1] == 9
-    repair(open_cache(cache), key)
-    assert run(cache).code == 0
+    return os.waitpid(pid, 0)[1]
+
+
+def test_a_repair_killed_at_every_named_point_loses_nothing(sound: Path, tmp_path: Path) -> None:
+    """A repair, killed, repaired again and extracted again: complete, and every published byte right."""
+    key, points = worker._key()[:12], []
+    for number in range(100):
+        cache = tmp_path / f"cache{number}"
+        shutil.copytree(sound, cache)
+        (chunk,) = cache.glob(KINDS["chunk"])
+        os.truncate(chunk, 100)
+        if number == 0:
+            assert killed_repair(cache, key, f"trace@{tmp_path / 'trace'}") == 0
+            points = list(dict.fromkeys((tmp_path / "trace").read_text().split()))
+            assert len(points) > 10
+            continue
+        assert killed_repair(cache, key, f"kill@{points[number - 1]}") == 9, points[number - 1]
+        repair(open_cache(cache), key)
+        done = run(cache)
+        assert done.code == 0, (points[number - 1], done.err)
+        assert state(cache) == "complete", points[number - 1]
+        assert named(cache) == [], points[number - 1]
+        shutil.rmtree(cache)
+        if number == len(points):
+            return
+    raise AssertionError("more points than expected")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "plan.json",
+        "plan.parquet",
+        "journal/00001.json",
+        "segment/data.zarr/c.1.0",
+        "segment/data.zarr/zarr.json",
+    ],
+)
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "flipped"])
+def test_a_damaged_workspace_is_not_believed(tmp_path: Path, file: str, damage: str) -> None:
+    """A power cut or bit rot in work that is not published: that part is made again, nothing wrong appears."""
+    cache = tmp_path / "cache"
+    assert run(cache, fault="kill@block:done#3").code == -9
+    (path,) = cache.glob(f"staging/*/{file}")
+    data = bytearray(path.read_bytes())
+    if damage == "gone":
+        path.unlink()
+    else:
+        data[len(data) // 2] ^= 8
+        path.write_bytes({"empty": b"", "cut": bytes(data[: len(data) // 2]), "flipped": bytes(data)}[damage])
+    done = run(cache)
+    assert done.code == 0, done.err
+    computed, reused, published = done.counts
+    assert (computed + reused, published) == (BLOCKS, 1)
+    assert reused == (2 if "journal" in file or "c.1.0" in file else 0)
     assert state(cache) == "complete"
+
+
+@pytest.mark.parametrize("kind", ["identity", "manifest"])
+def test_a_newer_format_is_refused_with_what_to_install(cache: Path, kind: str) -> None:
+    (file,) = cache.glob(KINDS[kind])
+    body = json.loads(file.read_text())
+    del body["sha256"]
+    body["encoding-version"] = 2
+    body["sha256"] = digest(body)
+    file.write_text(json.dumps(body, sort_keys=True, indent=1, ensure_ascii=False) + "\n")
+    with pytest.raises(CorruptCache) as refused:
+        read_kind(cache, kind)
+    assert "newer fmcache" in str(refused.value)
+    assert "pip install --upgrade fmcache" in str(refused.value)
 
 
 @pytest.mark.parametrize(
