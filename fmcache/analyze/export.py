@@ -13,7 +13,8 @@ from fmcache.analyze.export_card import model_index
 from fmcache.analyze.export_record import audit_record, plain
 from fmcache.analyze.export_results import protected
 from fmcache.analyze.export_tables import paper_tables
-from fmcache.analyze.report.build import choose_runs, write_text
+from fmcache.analyze.report.build import write_text
+from fmcache.analyze.report.chosen import choose_runs
 from fmcache.errors import UsageError
 from fmcache.store.sql_export import write_result
 

@@ -17,7 +17,8 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from fmcache.analyze.report import build
-from fmcache.analyze.report.build import build_report, choose_runs, key_sentences
+from fmcache.analyze.report.build import build_report, key_sentences
+from fmcache.analyze.report.chosen import choose_runs
 from fmcache.analyze.report.cloud import cloud
 from fmcache.analyze.report.compare import comparisons, front_sentence
 from fmcache.analyze.report.curves import precision_recall, roc

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import base64
-import difflib
 import hashlib
 import os
 import shlex
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jinja2
 import polars as pl
@@ -20,6 +19,7 @@ from markupsafe import Markup
 
 from fmcache.analyze.report import figures, sentences, series, tables
 from fmcache.analyze.report.checklists import checklists
+from fmcache.analyze.report.chosen import CacheLike, choose_runs
 from fmcache.analyze.report.cloud import Cloud, cloud, cloud_figure
 from fmcache.analyze.report.compare import Comparison, comparisons, consistency_sentence, front_sentence
 from fmcache.analyze.report.compare_figures import consistency_figure, front_figure
@@ -28,28 +28,12 @@ from fmcache.analyze.report.overview import overview
 from fmcache.analyze.report.provenance import facts, provenance
 from fmcache.analyze.report.rank_figures import rank_figure, rankings
 from fmcache.analyze.report.truth import planted, truth
-from fmcache.analyze.report.views import Attribute, View, views, warnings
+from fmcache.analyze.report.views import Attribute, View
 from fmcache.analyze.report.wording import clean, decimal, metric_name, printed, spoken
-from fmcache.errors import MissingEntry, UsageError
 from fmcache.store.durable import storage_errors
 
 TITLE = "Fairness report"
 MOST_SECTIONS = 12  # views with figures of their own; more make a page that no browser opens with ease
-
-
-class RunLike(Protocol):
-    @property
-    def run_id(self) -> str: ...
-    @property
-    def info(self) -> Mapping[str, Any]: ...
-    def predictions(self) -> pl.DataFrame: ...
-
-
-class CacheLike(Protocol):
-    """What the report reads of a cache."""
-
-    def runs(self) -> Sequence[RunLike]: ...
-    def results(self) -> pl.DataFrame: ...
 
 
 @dataclass(frozen=True)
@@ -135,35 +119,6 @@ def key_sentences(
     truths = [one for view in chosen.views if (one := truth(view, planted(cache, view))).sentence]
     told = [f"{one.what}: {one.sentence}" for one in truths]
     return [*told, *(one.text for one in sentences.headlines(chosen.views, most))][:most]
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The runs of a report, their views, and what was found wrong with their data."""
-
-    views: Sequence[View]
-    predictions: Mapping[str, RunLike]
-    warnings: Sequence[tuple[str, str, str]]  # run, problem or warning, sentence
-    without: int  # runs that have no results yet
-
-
-def choose_runs(cache: CacheLike, runs: Sequence[str] | None, min_cell: int) -> Chosen:
-    """The views of the runs that are asked for, small cells hidden; see `build_report`."""
-    if min_cell < 1:
-        raise UsageError(
-            f"min_cell is {min_cell}.", "The smallest is 1: nothing is hidden.", "Type: --min-cell 11"
-        )
-    results = cache.results()
-    chosen, without = _choose(cache.runs(), results, runs)
-    found: list[View] = []
-    told = []
-    for run in chosen:
-        mine = views(results, run.run_id, run.info, min_cell)
-        found += mine
-        about = f"{mine[0].text('model')} on {mine[0].text('dataset')}"
-        told += [(about, *warning) for warning in warnings(results, mine)]
-    told = sorted(dict.fromkeys(told), key=lambda one: one[1] != "problem")
-    return Chosen(found, {run.run_id: run for run in chosen}, told, len(without))
 
 
 def render(
@@ -262,47 +217,6 @@ def _digest(text: str) -> str:
 
 def _names(names: Iterable[str]) -> list[str]:
     return sorted({name for name in names if name})
-
-
-def _choose(
-    available: Sequence[RunLike], results: pl.DataFrame, asked: Sequence[str] | None
-) -> tuple[list[RunLike], list[RunLike]]:
-    """The runs to report, in reading order, and those that have no results yet."""
-    if not available:
-        raise MissingEntry(
-            "The cache holds no runs to report on.", "A probe or an audit makes one.", "Type: fmcache probe"
-        )
-    if asked:
-        available = [_named(name, available) for name in dict.fromkeys(asked)]
-    evaluated = set(results["run_id"].unique())
-    ready = [run for run in available if run.run_id in evaluated]
-    without = [run for run in available if run.run_id not in evaluated]
-    if not ready:
-        many = f"{len(available)} runs are" if len(available) > 1 else f"The run {available[0].run_id} is"
-        raise MissingEntry(
-            "There are no results to report on.", f"{many} there, not evaluated yet.", "Type: fmcache metrics"
-        )
-    ready.sort(
-        key=lambda run: [
-            *(str(run.info.get(k, "")) for k in ("dataset", "model", "usage", "method")),
-            run.run_id,
-        ]
-    )
-    return ready, without
-
-
-def _named(name: str, available: Sequence[RunLike]) -> RunLike:
-    fitting = [run for run in available if name and run.run_id.startswith(name)]
-    if len(fitting) == 1:
-        return fitting[0]
-    ids = [run.run_id for run in available]
-    near = difflib.get_close_matches(name, ids, n=3) or ids[:3]
-    what = f"{len(fitting)} runs begin with {clean(name)}." if fitting else f"There is no run {clean(name)}."
-    raise MissingEntry(
-        what,
-        f"Did you mean {' or '.join(near)}?",
-        'Type: fmcache sql "SELECT run_id, model, dataset FROM runs"',
-    )
 
 
 def _section(cache: CacheLike, identity: str, view: View, predictions: pl.DataFrame, floor: int) -> Section:

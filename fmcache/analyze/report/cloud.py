@@ -46,7 +46,7 @@ def cloud(cache: Any, view: View, predictions: pl.DataFrame) -> Cloud | None:
         found = cache.embeddings(view.text("model"), view.text("dataset"), key=view.text("key"))
     except FmcacheError:  # the embeddings may be gone; the run and its results still stand
         return None
-    if len(found.shape) != 1:
+    if len(found.shape) != 1 or found.d < 2:
         return None
     person = pl.coalesce("patient_id", "sample_id")
     people = predictions.sort("sample_id").unique(person, keep="first", maintain_order=True)["sample_id"]
@@ -60,9 +60,8 @@ def cloud(cache: Any, view: View, predictions: pl.DataFrame) -> Cloud | None:
     x = found.rows(chosen["row"].to_numpy(), "float32").astype(np.float64)
     x -= x.mean(axis=0)
     u, s, v = np.linalg.svd(x, full_matrices=False)
-    sign = np.sign(
-        v[:2][np.arange(2), np.abs(v[:2]).argmax(axis=1)]
-    )  # else a library may turn the picture round
+    # a component has no sign of its own: the largest weight is positive, or a library could turn the picture round
+    sign = np.sign(v[:2][np.arange(2), np.abs(v[:2]).argmax(axis=1)])
     xy = u[:, :2] * s[:2] * sign
     share = s[:2] ** 2 / max(float((s**2).sum()), 1e-300)
     points = chosen.select("sample_id").with_columns(x=pl.Series(xy[:, 0]), y=pl.Series(xy[:, 1]))
