@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from fmcache.cli import analyze, cache, datasets, demo, dice, extract, probe, rank, report, sql  # noqa: F401
+from fmcache.cli import analyze, cache, datasets, demo, dice, extract, probe, rank, report, represent, sql  # noqa: F401
 from fmcache.cli.options import state
 from fmcache.cli.root import app
 from fmcache.errors import FmcacheError

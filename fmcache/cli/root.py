@@ -19,6 +19,7 @@ _ORDER = [
     "sql",
     "audit",
     "rank",
+    "represent",
     "models",
     "datasets",
     "phantom",
