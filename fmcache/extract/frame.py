@@ -121,7 +121,7 @@ class FramePreprocess:
         mean = torch.tensor(shades.mean, device=device).view(3, 1, 1)
         std = torch.tensor(shades.std, device=device).view(3, 1, 1)
         for place, image in zip(out, images, strict=True):
-            x = torch.from_numpy(np.ascontiguousarray(image)).to(device).float()
+            x = torch.from_numpy(np.array(image)).to(device).float()  # a copy: decoders give read-only arrays
             x = x.expand(3, -1, -1) if x.ndim == 2 else x.permute(2, 0, 1)
             if shades.bgr:
                 x = x.flip(0)

@@ -30,6 +30,7 @@ FAMILIES = (
     "blip",
     "blip2",
     "segmentation",
+    "sam2",
     "eva_x",
     "timm_names",
     "open_clip_names",
