@@ -109,10 +109,9 @@ def load_dataset(
     """
     options = options or SampleOptions()
     file = Path(spec).expanduser()
-    suffix = file.suffix.lower()
-    if suffix in _TABLES:
+    if is_table(spec):
         return _from_table(existing_file(file), root, settings, options)
-    if suffix == ".toml":
+    if file.suffix.lower() == ".toml":
         card = read_card(existing_file(file))
         return _from_card(card, root or set_root(card.name, settings) or file.parent, options)
     card = read_card(find_card(spec, settings))
@@ -208,6 +207,11 @@ def _from_card(card: DatasetCard, root: Path, options: SampleOptions) -> Dataset
     return _finished(card.name, document, where, samples, options.reader(card.reader), notes, split)
 
 
+def is_table(spec: str) -> bool:
+    """Whether `spec` names a bare table, by its suffix."""
+    return Path(spec).suffix.lower() in _TABLES
+
+
 def is_synthetic(root: Path) -> bool:
     """Whether the folder was made by ``fmcache datasets NAME --synthesize``."""
     return (root / SYNTHETIC).is_file()
@@ -257,6 +261,13 @@ def _finished(
     notes: list[str],
     split: Mapping[str, Any],
 ) -> Dataset:
+    for column in group_columns(samples):
+        groups = samples[column].drop_nulls().unique().to_list()
+        if len(groups) == 1:
+            what = column.removeprefix(ATTRIBUTE)
+            notes.append(
+                f"Every known value of {what} is {groups[0]!r}: it has no second group to compare with."
+            )
     document = {
         **card,
         "split": {**card.get("split", {}), **split},

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fmcache.extract.audit_page import write_audit_page
 from fmcache.extract.croissant import write_croissant
-from fmcache.extract.dataset import Dataset, SampleOptions, find_card, load_dataset
+from fmcache.extract.dataset import Dataset, SampleOptions, find_card, is_table, load_dataset
 from fmcache.extract.dataset_audit import AuditRow, audit_dataset, read_reference
 from fmcache.extract.dataset_card import DatasetCard, read_card
 from fmcache.extract.dataset_check import Finding, check_dataset
@@ -70,8 +70,7 @@ def _load(
     name: str, settings: Settings, root: Path | None, options: SampleOptions
 ) -> tuple[Dataset, DatasetCard | None]:
     dataset = load_dataset(name, root=root, settings=settings, options=options)
-    bare = Path(name).suffix.lower() not in ("", ".toml") and not Path(name).suffix[1:].isdecimal()
-    return dataset, None if bare else _card(name, settings)
+    return dataset, None if is_table(name) else _card(name, settings)
 
 
 def _card(name: str, settings: Settings) -> DatasetCard:

@@ -48,6 +48,10 @@ class TestIds:
         samples = table(tmp_path, "sample_id,path,attribute.sex\n1,a,F\n2,b,F\n").samples
         assert samples["attribute.sex"].to_list() == ["F", "F"]
 
+    def test_everyone_in_one_group_is_said(self, tmp_path: Path) -> None:
+        notes = table(tmp_path, "sample_id,path,attribute.sex\n1,a,F\n2,b,F\n3,c,\n").notes
+        assert "Every known value of sex is 'F': it has no second group to compare with." in notes
+
     def test_duplicates_are_counted_by_row_not_by_id(self, tmp_path: Path) -> None:
         said = refusal(tmp_path, "sample_id,path\nsecret-1,a\nother,b\nsecret-1,c\n")
         assert said.splitlines() == [
