@@ -58,11 +58,15 @@ def _rank(group: str, known: Sequence[str]) -> int:
     return known.index(group) if group in known else len(known)
 
 
+def _people(n: int) -> str:
+    return f"{n:,} patient{'' if n == 1 else 's'}"
+
+
 def count_lines(counts: dict[str, Any]) -> list[str]:
     """One line a fact, for people: ``sex: female 90,777 (38,201 patients), …``."""
-    lines = [f"{counts['samples']:,} samples of {counts['patients']:,} patients"]
+    lines = [f"{counts['samples']:,} samples of {_people(counts['patients'])}"]
     for name, groups in counts["attributes"].items():
-        parts = [f"{group} {of['samples']:,} ({of['patients']:,} patients)" for group, of in groups.items()]
+        parts = [f"{group} {of['samples']:,} ({_people(of['patients'])})" for group, of in groups.items()]
         lines.append(f"{name}: {', '.join(parts)}")
     for name, of in counts["labels"].items():
         lines.append(f"{name}: {of['1']:,} positive, {of['0']:,} negative, {of[UNKNOWN]:,} unknown")

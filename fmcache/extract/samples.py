@@ -317,6 +317,12 @@ def _attributes(
         number = text.cast(pl.Float64, strict=False)
         bad = text.is_not_null() & (number.is_null() | ~number.is_finite())
         _refuse(bad, what, f"a value of `{ATTRIBUTE}{name}` that is no number", "Empty is unknown.")
+        if card.cut and min(card.cut) > 1 and set(number.drop_nulls().unique()) == {0.0, 1.0}:
+            raise DatasetError(
+                f"{what}: `{ATTRIBUTE}{name}` holds only 0 and 1: a group, not a number of {card.unit or 'its unit'}.",
+                f"Cut at {', '.join(f'{cut:g}' for cut in card.cut)} it would put everyone into one group.",
+                f"Rename it to {ATTRIBUTE}{name}_group.",
+            )
         if card.range is not None:
             low, high = card.range
             outside = int(((number < low) | (number > high)).sum())

@@ -66,7 +66,7 @@ def test_mimic_as_it_stands_after_its_root_is_set(project: Path, weights: Path) 
     done = extract(project, weights, "--dataset", "mimic", code=3)
     assert (done.rows[0]["embedded"], done.rows[0]["rejected"]) == (5, 1)
     assert "synthetic miniature" in done.err
-    assert "sex: female 4 (3 patients), male 1 (1 patients), unknown 1 (1 patients)" in done.err
+    assert "sex: female 4 (3 patients), male 1 (1 patient), unknown 1 (1 patient)" in done.err
     version = open_cache(project / "fmcache-cache").dataset("mimic")
     assert version.card["counts"]["attributes"]["sex"]["unknown"] == {"samples": 1, "patients": 1}
     assert version.card["synthetic"] is True

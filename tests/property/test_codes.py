@@ -1,4 +1,4 @@
-"""Raw codes: nobody is lost, nobody changes group, and an unforeseen code is never passed on, whatever a table holds."""
+"""Raw codes: nobody is lost, nobody changes group, and an unforeseen code is never passed on."""
 
 from __future__ import annotations
 

@@ -62,6 +62,11 @@ def test_the_papers_test_set_is_balanced_and_its_leakage_is_counted() -> None:
     assert test["attribute.sex"].value_counts()["count"].n_unique() == 1
     assert samples["split"].null_count() == 180 - test.height
     assert leaking_patients(samples) > 50
+    again = split_as_paper(
+        samples.sample(fraction=1, shuffle=True, seed=1).sort("sample_id"), "attribute.sex", 0
+    )
+    assert again.to_list() == samples.sort("sample_id")["split"].to_list()  # drawn anew, it is the same
+    assert split_as_paper(samples, "attribute.sex", 1).to_list() != samples["split"].to_list()
 
 
 def test_a_test_set_needs_two_groups_and_leaves_out_the_unknown() -> None:

@@ -166,6 +166,16 @@ class TestValues:
         assert dataset.samples["attribute.age_group"].to_list() == [None, None, None, "40-59", "60+", None]
         assert any("2 values of age are outside 0 to 120" in note for note in dataset.notes)
 
+    def test_an_age_that_is_a_group_already_is_not_cut_again(self, tmp_path: Path) -> None:
+        said = refusal(tmp_path, "sample_id,path,attribute.age\n1,a,0\n2,b,1\n3,c,1\n").splitlines()
+        assert said == [
+            "study.csv: `attribute.age` holds only 0 and 1: a group, not a number of years.",
+            "Cut at 40, 60 it would put everyone into one group.",
+            "Rename it to attribute.age_group.",
+        ]
+        samples = table(tmp_path, "sample_id,path,attribute.age_group\n1,a,0\n2,b,1\n").samples
+        assert samples["attribute.age_group"].to_list() == ["0", "1"]
+
 
 CARD = AttributeCard(groups=("female", "male"), codes={"F": "female", "M": "male", "U": "", "O": ""})
 
