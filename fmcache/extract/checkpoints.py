@@ -74,7 +74,8 @@ def weights_digest(state: Mapping[str, torch.Tensor]) -> str:
         tensor = state[name].detach().cpu().contiguous()
         head = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
         sha.update(json.dumps(head, separators=(",", ":")).encode() + b"\n")
-        sha.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        data: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+        sha.update(data)
     return sha.hexdigest()
 
 

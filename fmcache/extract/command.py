@@ -67,8 +67,10 @@ def extract_command(
         raise UsageError(
             f"--kind {kind} means nothing.", f"It is one of {', '.join(KINDS)}.", f"Type: --kind {KINDS[0]}"
         )
-    cards = [resolve_model(name) for name in dict.fromkeys(models)]
-    files = _checkpoints(checkpoint, [card.id for card in cards], list(models), settings)
+    asked = {name: resolve_model(name) for name in models}
+    cards = list({card.id: card for card in asked.values()}.values())
+    own = {resolve_model(name).id: values for name, values in settings.models.items()}
+    files = _checkpoints(checkpoint, {name: card.id for name, card in asked.items()}, own)
     part = parse_shard(shard) if shard else None
     data = load_dataset(dataset, root=root, settings=settings, options=samples)
     for line in [*data.notes, *count_lines(data.card["counts"])]:
@@ -77,6 +79,12 @@ def extract_command(
     if wants_masks:
         given_masks(data)
     for card in cards:
+        if kind == "text" and card.dim is not None and not card.text:
+            raise UsageError(
+                f"{card.id} has no text side.",
+                "It embeds images only.",
+                "Take clip, biomedclip, medclip, blip, blip2, siglip …: `fmcache models` shows which read text.",
+            )
         if wants_masks and "prompts" not in card.options:
             raise UsageError(
                 f"{card.id} makes no masks.",
@@ -123,7 +131,7 @@ def extract_command(
             load_model(
                 card,
                 checkpoint=files.get(card.id),
-                pool=pool or settings.models.get(card.id, {}).get("pool"),
+                pool=pool or own.get(card.id, {}).get("pool"),
                 device=place,
                 preprocess=_preprocess(preprocess, data.name, card),
                 side=side,
@@ -143,16 +151,20 @@ def extract_command(
 
 
 def _checkpoints(
-    given: Sequence[str], ids: Sequence[str], names: Sequence[str], settings: Settings
+    given: Sequence[str], asked: Mapping[str, str], own: Mapping[str, Mapping[str, Any]]
 ) -> Mapping[str, Path]:
-    """Checkpoint by model id: ``--checkpoint FILE`` for one model, ``MODEL=FILE`` for several, else fmcache.toml."""
-    files = {
-        name: Path(values["checkpoint"]) for name, values in settings.models.items() if "checkpoint" in values
-    }
+    """Checkpoint by model id: ``--checkpoint FILE`` for one model, ``MODEL=FILE`` for several, else fmcache.toml.
+
+    Parameters
+    ----------
+    asked : name as typed → model id. own : model id → what fmcache.toml says of it.
+    """
+    files = {id: Path(values["checkpoint"]) for id, values in own.items() if "checkpoint" in values}
+    ids = sorted(set(asked.values()))
     for text in given:
         name, equals, file = text.partition("=")
-        if equals and (name in ids or name in names):
-            files[ids[list(dict.fromkeys(names)).index(name)] if name in names else name] = Path(file)
+        if equals and (name in asked or name in ids):
+            files[asked.get(name, name)] = Path(file)
         elif len(ids) == 1:
             files[ids[0]] = Path(text)
         else:

@@ -68,8 +68,12 @@ def models_page() -> str:
 
 def status(card: Card) -> str:
     """How far the model's numbers are proven, in a few words."""
-    if card.family == "segmentation":
-        return "official code: embeddings ≤ 1e-4, mask logits ≤ 1e-3 (tests/parity/test_segmentation.py)"
+    if card.family == "sam2":
+        return "its code is transformers; compared with it in small"
+    if card.family == "segmentation" and card.id not in OFFICIAL:
+        return "as sam-vit-b, not compared at this size"
+    if card.family == "sam2":
+        return "its code is transformers' Sam2Model; compared with it in small"
     if card.id in OFFICIAL:
         of = OFFICIAL[card.id]
         parts = [f"image {of.image:.1e}"]
@@ -78,12 +82,13 @@ def status(card: Card) -> str:
         return "official code: " + ", ".join(parts)
     if card.id in SAME_CODE:
         return f"as {SAME_CODE[card.id]}, not compared at this size"
-    return f"its code is {LIBRARY[card.id]}; compared with it in small"
+    library = LIBRARY.get(card.id)
+    return f"its code is {library}; compared with it in small" if library else "not compared"
 
 
 def preprocessing(card: Card) -> str:
     """How far the model's preprocessing is proven."""
-    if card.family == "segmentation":
+    if card.family in ("segmentation", "sam2"):
         return "see docs/decisions"
     if card.id in OFFICIAL:
         return OFFICIAL[card.id].preprocessing

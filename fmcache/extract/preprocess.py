@@ -97,8 +97,8 @@ class Geometry:
 
 def shortest_side(geometries: Sequence[Geometry]) -> int | None:
     """The shortest side that a decoder has to keep for all of them; None: every pixel."""
-    sides = [geometry.decode_target for geometry in geometries]
-    return None if None in sides else max(side for side in sides if side is not None)
+    side = max(geometry.needed_side for geometry in geometries)
+    return None if side >= EVERY_PIXEL else side
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,9 @@ class Preprocess:
         return document
 
 
-def resize_and_crop(size: int, crop: int, normalise: tuple, interpolation: str = "bicubic") -> Preprocess:
+def resize_and_crop(
+    size: int, crop: int, normalise: tuple[Any, ...], interpolation: str = "bicubic"
+) -> Preprocess:
     """The usual recipe: the shorter side to `size`, the centre `crop`, then (mean, std)."""
     return Preprocess(Geometry("shortest", size, interpolation, crop), Normalise(*normalise))
 

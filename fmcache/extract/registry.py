@@ -13,7 +13,7 @@ from fmcache.errors import MissingExtra, ModelError, UsageError
 from fmcache.extract.cubes import CubePreprocess
 from fmcache.extract.frame import FramePreprocess
 from fmcache.extract.models.card import Card, Network, Weights
-from fmcache.extract.preprocess import Preprocess, resized
+from fmcache.extract.preprocess import resized
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +54,7 @@ class LoadedModel:
 
     card: Card
     pool: str
-    preprocess: Preprocess
+    preprocess: Any
     d: int
     weights_sha256: str
     source: str
@@ -123,7 +123,7 @@ def load_model(
     checkpoint: str | Path | None = None,
     pool: str | None = None,
     device: str = "cpu",
-    preprocess: Preprocess | None = None,
+    preprocess: Any = None,
     side: int | None = None,
 ) -> LoadedModel:
     """Read the weights, build the network, and put it on a device.
@@ -170,7 +170,7 @@ def load_model(
     return LoadedModel(card, chosen, network.preprocess, d, digest, weights.source, network, device)
 
 
-def _with_side(card: Card, preprocess: Preprocess | None, side: int) -> Preprocess:
+def _with_side(card: Card, preprocess: Any, side: int) -> Any:
     if preprocess is None:
         raise UsageError(
             f"{card.id} says only with its weights what it wants to see.",
@@ -194,7 +194,8 @@ def _width(network: Network, pool: str, device: str) -> int:
     """Width of an embedding: one black image tells, and shows that the network takes the size of its input."""
     import torch
 
-    side = network.preprocess.geometry.side
+    seen: Any = network.preprocess  # of pictures: networks of volumes say their width in the card
+    side = seen.geometry.side
     with torch.inference_mode():
         return int(network.heads[pool](torch.zeros(1, 3, side, side, device=device)).shape[1])
 

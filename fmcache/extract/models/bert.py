@@ -18,7 +18,7 @@ COMPUTED = (".position_ids", ".relative_position_index")
 
 def from_transformers(
     model: Any, config: Any, state: Mapping[str, torch.Tensor], card: Card, **options: Any
-) -> torch.nn.Module:
+) -> Any:
     """A module of transformers with the weights of `state`, through that library's own renaming of old names.
 
     Parameters

@@ -7,7 +7,7 @@ it in training mode, where dropout moves text embeddings by up to 1.8; built her
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fmcache.extract.models.bert import COMPUTED, from_transformers, part
 from fmcache.extract.models.card import Card, Network, Published, Weights
@@ -57,14 +57,12 @@ def build(card: Card, weights: Weights, preprocess: Preprocess) -> Network:
     absent = [name for name in ("visual.head.proj.weight", "text.proj.0.weight", "text.proj.2.weight", "logit_scale")
               if name not in state]  # fmt: skip
     check_names(card, absent, extra)
-    module = torch.nn.Module()
+    module: Any = torch.nn.Module()
     trunk = timm.create_model(card.architecture, pretrained=False, num_classes=0)
     module.trunk = load_strictly(trunk, part(state, "visual.trunk."), card)
     module.head = linear(state["visual.head.proj.weight"])
     config = BertConfig(vocab_size=state["text.transformer.embeddings.word_embeddings.weight"].shape[0])
-    text = from_transformers(
-        BertModel, config, part(state, "text.transformer."), card, add_pooling_layer=False
-    )
+    text = from_transformers(BertModel, config, text_tower(state), card, add_pooling_layer=False)
     module.text = text
     module.text_proj = torch.nn.Sequential(
         linear(state["text.proj.0.weight"]), torch.nn.GELU(), linear(state["text.proj.2.weight"])
@@ -79,8 +77,14 @@ def build(card: Card, weights: Weights, preprocess: Preprocess) -> Network:
         return WordPiece(file, context=card.text, padding="context", lowercase=True)
 
     tower = TextTower(tokenizer, encode, float(state["logit_scale"].float().exp()))
-    heads = {"projected": lambda x: module.head(module.trunk(x)), "cls": module.trunk}
+    heads: dict[str, Any] = {"projected": lambda x: module.head(module.trunk(x)), "cls": module.trunk}
     return Network(module.eval(), heads, preprocess, tower)
+
+
+def text_tower(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The BERT of the file; its pooler, which the embedding does not use, is left where a file has one."""
+    own = part(state, "text.transformer.")
+    return {name: tensor for name, tensor in own.items() if not name.startswith("pooler.")}
 
 
 def linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.nn.Linear:

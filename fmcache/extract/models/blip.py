@@ -7,7 +7,7 @@ The file also holds momentum twins, a captioner and a matching head; none of the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fmcache.extract.models.bert import from_transformers, part
 from fmcache.extract.models.biomedclip import linear
@@ -57,7 +57,7 @@ def build(card: Card, weights: Weights, preprocess: Preprocess) -> Network:
     wanted = ("vision_proj.weight", "vision_proj.bias", "text_proj.weight", "text_proj.bias", "temp")
     extra = [name for name in state if not name.startswith(_USED + _UNUSED)]
     check_names(card, [name for name in wanted if name not in state], extra)
-    module = torch.nn.Module()
+    module: Any = torch.nn.Module()
     module.vision = timm.create_model(card.architecture, pretrained=False, num_classes=0)
     load_strictly(module.vision, part(state, "visual_encoder."), card)
     module.vision_projection = linear(state["vision_proj.weight"], state["vision_proj.bias"])

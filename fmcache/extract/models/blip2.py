@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fmcache.extract.models.bert import from_transformers
 from fmcache.extract.models.blip import vocabulary
@@ -83,7 +83,7 @@ def build(card: Card, weights: Weights, preprocess: Preprocess) -> Network:
         num_query_tokens=32,
         image_text_hidden_size=256,
     )  # fmt: skip
-    module = from_transformers(Blip2ForImageTextRetrieval, config, state, card)
+    module: Any = from_transformers(Blip2ForImageTextRetrieval, config, state, card)
     module.vision_model.post_layernorm.eps = 1e-5  # LAVIS's ln_vision; transformers has 1e-6
 
     def queries(x: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fmcache.extract.models.card import Card, Network, Published, Weights
 from fmcache.extract.models.loading import load_strictly
@@ -103,7 +103,7 @@ def build(card: Card, weights: Weights, preprocess: Preprocess) -> Network:
     import timm
 
     side = preprocess.geometry.side
-    module = timm.create_model(card.architecture, pretrained=False, num_classes=0, img_size=side)
+    module: Any = timm.create_model(card.architecture, pretrained=False, num_classes=0, img_size=side)
     state = timm_names(weights.state)
     if "pos_embed" in state:
         state["pos_embed"] = resize_positions(state["pos_embed"], side // 14, "reg4" in card.architecture)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fmcache.extract.models.card import Card, Network, Published, Weights
 from fmcache.extract.models.loading import load_strictly
@@ -48,7 +48,7 @@ def build(card: Card, weights: Weights, preprocess: Preprocess) -> Network:
     from timm.models.eva import checkpoint_filter_fn
 
     tuned = any(name.endswith("fc_norm.weight") for name in weights.state)
-    module = timm.create_model(
+    module: Any = timm.create_model(
         card.architecture, pretrained=False, num_classes=0, patch_size=16, img_size=preprocess.geometry.side,
         ref_feat_shape=(14, 14), global_pool="avg" if tuned else "token",
     )  # fmt: skip

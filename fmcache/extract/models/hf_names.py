@@ -89,8 +89,7 @@ def build(card: Card, weights: Weights, preprocess: Preprocess | None) -> Networ
     config = read_json(folder / "config.json")
     if "architecture" in config and "model_type" not in config:
         inner = replace(card, architecture=config["architecture"])
-        own = preprocess or timm_names.complete(inner).preprocess
-        assert own is not None
+        own: Any = preprocess or timm_names.complete(inner).preprocess
         return timm_names.build(inner, weights, own)
     return _transformers(card, weights, preprocess, folder)
 
@@ -100,7 +99,7 @@ def _transformers(card: Card, weights: Weights, preprocess: Preprocess | None, f
 
     try:
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        model = AutoModel._model_mapping[type(config)]
+        model: Any = AutoModel._model_mapping[type(config)]
     except (ValueError, KeyError, OSError) as error:
         raise ModelError(
             f"transformers cannot build {card.id}.",
@@ -226,7 +225,7 @@ def _text(card: Card, module: Any, config: Any, folder: Path) -> TextTower:
 
 
 def _side(config: Any) -> int:
-    size = getattr(config, "image_size", None) or getattr(
+    size: Any = getattr(config, "image_size", None) or getattr(
         getattr(config, "vision_config", None), "image_size", 224
     )
     return int(size[0] if isinstance(size, (list, tuple)) else size)

@@ -66,7 +66,7 @@ class _DType:
         dtype = np.dtype(self.code)
         if dtype.kind not in "fiub":
             raise Malformed(f"It holds a numpy array of type {self.code!r}.")
-        return dtype.newbyteorder(self.order if self.order in "<>" else "=")
+        return dtype.newbyteorder("<" if self.order == "<" else ">" if self.order == ">" else "=")
 
 
 class _Array:

@@ -6,7 +6,7 @@ mean of the patch tokens after it (the official fine-tuning pools before a norm 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fmcache.extract.models.card import Card, Network, Published, Weights
 from fmcache.extract.models.loading import load_strictly
@@ -68,7 +68,7 @@ def build(card: Card, weights: Weights, preprocess: Preprocess) -> Network:
     """The encoder."""
     import timm
 
-    module = timm.create_model(card.architecture, pretrained=False, num_classes=0)
+    module: Any = timm.create_model(card.architecture, pretrained=False, num_classes=0)
     load_strictly(module, weights.state, card, may_be_unused=_UNUSED)
 
     def cls(x: torch.Tensor) -> torch.Tensor:

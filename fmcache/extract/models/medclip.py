@@ -8,7 +8,7 @@ does, and the key of a sentence contains the others.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fmcache.extract.models.bert import from_transformers, part
 from fmcache.extract.models.biomedclip import linear
@@ -65,7 +65,7 @@ def build(card: Card, weights: Weights, preprocess: Preprocess) -> Network:
     wanted = ("text_model.projection_head.weight", "logit_scale")
     extra = [name for name in state if not name.startswith(known)]
     check_names(card, [name for name in wanted if name not in state], extra)
-    module = torch.nn.Module()
+    module: Any = torch.nn.Module()
     pooled, module.projection = (_swin if card.architecture.startswith("swin") else _resnet)(
         module, state, card
     )
@@ -99,7 +99,7 @@ def build(card: Card, weights: Weights, preprocess: Preprocess) -> Network:
 _Tower = tuple[Callable[["torch.Tensor"], "torch.Tensor"], "torch.nn.Linear"]
 
 
-def _swin(module: torch.nn.Module, state: Mapping[str, torch.Tensor], card: Card) -> _Tower:
+def _swin(module: Any, state: Mapping[str, torch.Tensor], card: Card) -> _Tower:
     from transformers import SwinConfig, SwinModel
 
     projection = "vision_model.projection_head.weight"
@@ -108,7 +108,7 @@ def _swin(module: torch.nn.Module, state: Mapping[str, torch.Tensor], card: Card
     return (lambda x: module.vision(pixel_values=x).pooler_output), linear(state[projection])
 
 
-def _resnet(module: torch.nn.Module, state: Mapping[str, torch.Tensor], card: Card) -> _Tower:
+def _resnet(module: Any, state: Mapping[str, torch.Tensor], card: Card) -> _Tower:
     import timm
 
     projection = "vision_model.model.fc.weight"

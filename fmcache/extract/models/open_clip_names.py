@@ -140,7 +140,7 @@ def build(card: Card, weights: Weights, preprocess: Preprocess | None) -> Networ
 
     config, seen = _configuration(card, weights)
     with quiet():
-        module = _module(config)
+        module: Any = _module(config)
     state = openai_names(weights.state)
     if "positional_embedding" in state and not hasattr(module, "positional_embedding"):
         state = open_clip.model.convert_to_custom_text_state_dict(state)

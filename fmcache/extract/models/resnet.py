@@ -8,7 +8,7 @@ C2L's one linear layer 512 → 128 followed by L2 normalisation.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fmcache.extract.models.card import Card, Network, Published, Weights
 from fmcache.extract.models.loading import load_strictly
@@ -61,13 +61,13 @@ def build(card: Card, weights: Weights, preprocess: Preprocess) -> Network:
     import torch
 
     state = encoder(weights.state)
-    module = timm.create_model(card.architecture, pretrained=False, num_classes=0)
+    module: Any = timm.create_model(card.architecture, pretrained=False, num_classes=0)
     head = _head(state)
     rest = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
     load_strictly(
         module, rest, card, may_be_missing=[n for n in module.state_dict() if n.endswith("tracked")]
     )
-    heads = {"pooled": module}
+    heads: dict[str, Any] = {"pooled": module}
     if head is not None:
         module.projection = head  # so that it moves with the module
 

@@ -73,8 +73,8 @@ class WordPiece:
     """
 
     def __init__(self, file: Path, *, context: int, padding: str, lowercase: bool) -> None:
+        from tokenizers import BertWordPieceTokenizer
         from tokenizers import Tokenizer as Fast
-        from tokenizers.implementations import BertWordPieceTokenizer
 
         self._file, self._context, self._padding = file, context, padding
         self._lowercase = lowercase if file.name == "vocab.txt" else None

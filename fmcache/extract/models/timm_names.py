@@ -69,15 +69,15 @@ def build(card: Card, weights: Weights, preprocess: Preprocess) -> Network:
     import timm
 
     name = card.architecture
-    size = {"img_size": preprocess.geometry.side} if _takes_size(name, preprocess) else {}
-    module = timm.create_model(name, pretrained=False, num_classes=0, **size)
+    size: dict[str, Any] = {"img_size": preprocess.geometry.side} if _takes_size(name, preprocess) else {}
+    module: Any = timm.create_model(name, pretrained=False, num_classes=0, **size)
     state = dict(weights.state)
     if any(key not in state for key in module.state_dict()):
         state = _filtered(name, state, module)
     unused = (*_classifier(_config(card)), "mask_token", "decoder")
     counters = [key for key in module.state_dict() if key.endswith("num_batches_tracked")]
     load_strictly(module, state, card, may_be_unused=unused, may_be_missing=counters)
-    heads = {"pooled": module}
+    heads: dict[str, Any] = {"pooled": module}
     prefix = getattr(module, "num_prefix_tokens", 0)
     if prefix:  # a transformer with a class token
         heads["cls"] = lambda x: module.forward_features(x)[:, 0]
