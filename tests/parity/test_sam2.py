@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
     return path, module
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_equal_to_transformers(folder):
     from fmcache.extract.registry import load_model, resolve_model
 

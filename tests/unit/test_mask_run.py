@@ -292,3 +292,71 @@ def test_volumes_go_slice_by_slice_and_empty_slices_are_left_out(tmp_path):
     assert masks.classes == ("mask",)
     (row,) = dice_table(masks).to_dicts()
     assert (row["slices"], row["true_pixels"]) == (2, 2 * 20 * 24)
+
+
+def volume_model(fit):
+    """Sees a cube of 16 voxels (or the whole volume); a cell of 4 voxels is inside if it is bright."""
+    from fmcache.extract.cubes import CubePreprocess
+
+    size = (16, 16, 16) if fit == "crop" else (8, 16, 16)
+    preprocess = CubePreprocess(fit, size, "positive" if fit == "crop" else "foreground")
+
+    def answer(maps, points, boxes):
+        seen.append(None if points is None else points.clone())
+        return maps - (0.5 if fit == "crop" else 0.2), torch.full((len(maps), 1), 0.9)
+
+    seen = []
+    low = tuple(side // 2 for side in size)
+    segmenter = Segmenter(
+        lambda x: torch.nn.functional.avg_pool3d(x, 2), answer, low, 1, ("rand", "rands", "bbox")
+    )
+    card = Card(
+        "toy-3d", "Toy", "segmentation", "toy", 1, "MIT", ("mean",), preprocess, options={"volumes": True}
+    )
+    return model(
+        card=card,
+        preprocess=preprocess,
+        network=Network(torch.nn.Identity(), {}, preprocess, segmenter=segmenter),
+    ), seen
+
+
+@pytest.mark.parametrize("fit", ["crop", "resize"])
+def test_whole_volumes(tmp_path, fit):
+    """A NIfTI with two objects; the ground truth comes back at its own size, and a bright object is found."""
+    import nibabel
+
+    ras = np.full((30, 26, 40), 10, np.int16)
+    mask = np.zeros(ras.shape, np.uint8)
+    mask[4:12, 4:12, 6:20] = 1
+    mask[18:26, 14:22, 24:36] = 2
+    ras[mask > 0] = 1000 + np.random.default_rng(0).integers(0, 200, int((mask > 0).sum()))
+    for name, data in (("v", ras), ("m", mask)):
+        (tmp_path / f"{name}.nii").write_bytes(nibabel.Nifti1Image(data, np.diag([1, 1, 2, 1])).to_bytes())
+    (tmp_path / "study.csv").write_text("sample_id,path,mask_path\nv,v.nii,m.nii\n")
+    toy, seen = volume_model(fit)
+    cache, summary = run(tmp_path, MaskOptions(prompts=("rands",)), which=toy)
+    assert summary.rows()[0]["embedded"] == 1
+    masks = cache.masks("toy-3d", "study")
+    answers = {answer.name: answer for answer in masks}
+    assert set(answers) == {"1", "2"}
+    for name, answer in answers.items():
+        truth = answer.truth  # [s, h, w] on the light box; back in RAS+ it is the file's own
+        assert (truth.transpose(2, 1, 0)[::-1, ::-1] == (mask == int(name))).all()
+        assert all(truth[int(z), int(y), int(x)] for x, y, z in answer.coordinates)
+    points = torch.cat(seen)
+    assert points.shape == (2, 5, 3)
+    assert (points >= 0).all()
+    assert (points < torch.tensor(toy.preprocess.size)).all()
+    table = dice_table(masks)
+    assert table["slices"].to_list() == [1, 1]
+    if fit == "crop":  # each object alone lies in its cube, but for what of the other one reaches into it
+        assert (table["dice"] > 0.8).all()
+    else:  # the whole volume is seen: either object answers for both
+        total = int((mask > 0).sum())
+        assert (abs(table["predicted_pixels"] - total) < 0.35 * total).all()
+
+
+def test_pictures_are_no_volumes(study):
+    toy, _ = volume_model("crop")
+    _, summary = run(study, MaskOptions(prompts=("rand",)), which=toy)
+    assert (summary.rows()[0]["rejected"], summary.exit_code) == (4, 3)
