@@ -326,9 +326,9 @@ def test_a_decision_has_no_explorer_and_a_small_group_takes_no_part() -> None:
 
     assert of([500, 500], decision=True) is None
     assert of([500, 50]) is None
-    made = of([500, 400, 109])
+    made = of([500, 400, 54])
     assert made is not None
-    assert made.left_out == ["g109"]
+    assert made.left_out == ["g54"]
     assert "\\u003c" not in made.data()
     assert json.loads(made.data())["start"] == made.start
 

@@ -22,7 +22,7 @@ from fmcache.analyze.report.views import Group
 from fmcache.shapes import Bool, Float, Int
 
 STOPS = 100  # steps of the slider before neighbours are joined
-LEAST = 10  # a group takes part from LEAST × floor patients on: with fewer the slider would have no stops
+LEAST = 5  # a group takes part from LEAST × floor patients on: with fewer the slider would have no stops
 FEWEST = 4  # an explorer with fewer stops shows nothing
 
 
