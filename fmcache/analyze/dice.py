@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from fmcache.analyze.masks import upsample
+from fmcache.analyze.surface import pooled, slice_distances
 from fmcache.analyze.volumes import upsample_volume
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 COLUMNS = ("sample_id", "patient_id", "split", "class", "prompt", "mask")
 
 
-def dice_table(masks: Masks, threshold: float = 0.0, mask: str = "best") -> pl.DataFrame:
+def dice_table(
+    masks: Masks, threshold: float = 0.0, mask: str = "best", tolerance: float | None = None
+) -> pl.DataFrame:
     """Dice and IoU of every sample, class and prompt.
 
     Parameters
@@ -32,6 +35,8 @@ def dice_table(masks: Masks, threshold: float = 0.0, mask: str = "best") -> pl.D
         0.5, the official codes at 0.
     mask : "best" (largest predicted IoU), "oracle" (largest true Dice: what a person would choose), or "all" (one row
         for each). The last two need an entry made with ``--multimask all``, where there is more than one mask.
+    tolerance : pixels; adds hd95 (in pixels) and nsd at this tolerance (see `surface`). The distances of a volume that
+        was segmented slice by slice are those within its slices, put together.
 
     Returns
     -------
@@ -40,6 +45,7 @@ def dice_table(masks: Masks, threshold: float = 0.0, mask: str = "best") -> pl.D
     """
     sums: dict[tuple[Any, ...], list[float]] = {}
     first: dict[tuple[Any, ...], int] = {}
+    apart: dict[tuple[Any, ...], list[tuple[np.ndarray, np.ndarray]]] = {}
     samples = masks.samples
     ids = samples["sample_id"].to_list()
     for answer in masks:
@@ -48,12 +54,14 @@ def dice_table(masks: Masks, threshold: float = 0.0, mask: str = "best") -> pl.D
             both = int(np.count_nonzero(inside & answer.truth))
             key = (ids[answer.sample], answer.name, answer.prompt, number if mask != "best" else -1)
             first.setdefault(key, number)
+            if tolerance is not None:
+                apart.setdefault(key, []).append(slice_distances(inside, answer.truth))
             found = sums.setdefault(key, [0, 0, 0, 0.0, 0])
             figures = (both, np.count_nonzero(inside), np.count_nonzero(answer.truth), answer.iou[number], 1)
             for place, value in enumerate(figures):
                 found[place] += float(value)
     rows = [
-        (sample, name, prompt, first[key], *_scores(found))
+        (sample, name, prompt, first[key], *_scores(found), *_surface(apart.get(key), tolerance))
         for key, found in sums.items()
         for sample, name, prompt, _ in [key]
     ]
@@ -65,6 +73,9 @@ def dice_table(masks: Masks, threshold: float = 0.0, mask: str = "best") -> pl.D
         **dict.fromkeys(figures_of[:3], pl.Float64),
         **dict.fromkeys(figures_of[3:], pl.Int64),
     }
+    if tolerance is not None:
+        figures_of += ("hd95", "nsd")
+        schema |= dict.fromkeys(("hd95", "nsd"), pl.Float64)
     table = pl.DataFrame(rows, schema=schema, orient="row")
     if mask == "oracle":
         table = table.sort("dice", descending=True, maintain_order=True).unique(
@@ -88,10 +99,13 @@ def wide_table(table: pl.DataFrame) -> pl.DataFrame:
     """
     attributes = [name for name in table.columns if name.startswith("attribute.")]
     keys = ["sample_id", "patient_id", "split", *attributes]
-    means = table.group_by(*keys, "prompt", maintain_order=True).agg(
-        dsc=pl.col("dice").mean(), iou=pl.col("iou").mean()
+    values = [name for name in ("dsc", "iou", "hd95", "nsd") if name == "dsc" or name in table.columns]
+    means = (
+        table.rename({"dice": "dsc"})
+        .group_by(*keys, "prompt", maintain_order=True)
+        .agg(pl.col(name).mean() for name in values)
     )
-    wide = means.pivot("prompt", index=keys, values=["dsc", "iou"])
+    wide = means.pivot("prompt", index=keys, values=values)
     figures = [name for name in wide.columns if name not in keys]
     named = [pl.col(name).alias(name.removeprefix("attribute.")) for name in attributes]
     return wide.select(*keys[:3], *figures, *named)
@@ -111,6 +125,10 @@ def _chosen(answer: Answer, mask: str) -> list[tuple[int, np.ndarray]]:
     if mask == "best":
         return [(answer.chosen, answer.logits[answer.chosen])]
     return list(enumerate(answer.logits))
+
+
+def _surface(apart: list[tuple[np.ndarray, np.ndarray]] | None, tolerance: float | None) -> tuple[float, ...]:
+    return () if apart is None or tolerance is None else pooled(apart, tolerance)
 
 
 def _scores(found: list[float]) -> tuple[float | int, ...]:

@@ -75,6 +75,25 @@ def nsd(predicted: Mask, true: Mask, tolerance: float, spacing: Sequence[float] 
     return close / (len(there) + len(back))
 
 
+def slice_distances(predicted: Mask, true: Mask) -> tuple[Floats, Floats]:
+    """`surface_distances` in pixels, also where a mask is empty: every surface pixel of the other one is then as far
+    away as the diagonal of the picture. For slices of a volume, whose distances are put together by `pooled`."""
+    if predicted.any() and true.any():
+        return surface_distances(predicted, true, [1.0] * true.ndim)
+    far = _diagonal(true.shape, [1.0] * true.ndim)
+    return tuple(np.full(int(surface(mask).sum()) if mask.any() else 0, far) for mask in (predicted, true))  # type: ignore[return-value]
+
+
+def pooled(distances: Sequence[tuple[Floats, Floats]], tolerance: float) -> tuple[float, float]:
+    """HD95 and NSD of several slices together; NaN, NaN without a surface."""
+    there, back = (np.concatenate([one[side] for one in distances]) for side in (0, 1))
+    if not len(there) and not len(back):
+        return math.nan, math.nan
+    worst = max(float(np.quantile(side, 0.95)) for side in (there, back) if len(side))
+    close = int((there <= tolerance).sum()) + int((back <= tolerance).sum())
+    return worst, close / (len(there) + len(back))
+
+
 def _one_is_empty(predicted: Mask, true: Mask, worst: float) -> float:
     return worst if predicted.any() or true.any() else math.nan
 

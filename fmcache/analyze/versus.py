@@ -107,11 +107,20 @@ def versus(
     """
     setting = replace(setting or Setting(), **options)
     keys = ["sample_id", "label", "seed"]
-    both = [a.join(b.select(keys), on=keys, how="semi") for a, b in ((mine, theirs), (theirs, mine))]
-    usable = [t.filter(pl.col("score").is_finite() & pl.col("y").is_in([0.0, 1.0])) for t in both]
-    both = [a.join(b.select(keys), on=keys, how="semi") for a, b in (usable, usable[::-1])]
-    if not (both[0]["split"] == split).any():
+    other = theirs.select(*keys, pl.col("score").alias("_score"), pl.col("y").alias("_y"))
+    usable = pl.col("score").is_finite() & pl.col("_score").is_finite() & pl.col("y").is_in([0.0, 1.0])
+    joined = mine.join(other, on=keys, how="inner", maintain_order="left").filter(usable.fill_null(False))
+    if not (joined["split"] == split).any():
         raise UsageError("The two runs have no measured sample, label and seed in common.")
+    different = int((joined["y"] != joined["_y"]).sum())
+    if different:
+        raise UsageError(
+            f"{different:,} labels differ between the two runs.",
+            "They were made from two versions of the dataset.",
+            "Probe both models on the newest version: fmcache probe lp",
+        )
+    bare = joined.drop("_score", "_y")
+    both = [bare, bare.with_columns(joined["_score"].alias("score"))]
     names = list(by) if by is not None else attribute_names(both[0], setting.bins)
     left, patients = cases_of(both[0], names, split, setting)
     right, _ = cases_of(both[1], names, split, setting)
@@ -124,7 +133,7 @@ def versus(
         key: str((info or {}).get(key, "") or "") for key in ("run_id", "model", "dataset", "usage", "method")
     }
     common |= {"split": split, "definition": DEFINITION}
-    dropped = [len(t) - len(b) for t, b in ((mine, both[0]), (theirs, both[1]))]
+    dropped = [len(t) - len(joined) for t in (mine, theirs)]
     findings = [
         Finding("warning", f"{dropped[0]:,} and {dropped[1]:,} predictions have no counterpart; left out.")
     ]

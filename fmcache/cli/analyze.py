@@ -226,7 +226,10 @@ def metrics(
 def audit(
     table: Annotated[Path, typer.Argument(help="CSV, Parquet or Arrow: one row a sample.")],
     label: Annotated[
-        str | None, typer.Option(help="The column of the truth (0/1), several, or one of class names.")
+        str | None,
+        typer.Option(
+            help="The column of the truth (0/1), several, or one of class names; with --value, of structures."
+        ),
     ] = None,
     score: Annotated[
         str | None, typer.Option(help="The column of the prediction; one a label, or one a class.")
@@ -276,15 +279,15 @@ def audit(
         definition, per_group, bins, reference, tolerance, family, engine, draws, level, seed, floor
     )
     if value is not None:
-        if label or score or report or curves:
+        if score or report or curves:
             raise UsageError(
                 "--value measures numbers that are there already.",
-                "It goes without --label, --score, --report, --curves.",
+                "It goes without --score, --report, --curves.",
             )
         from fmcache.analyze.values import audit_values
 
         results = audit_values(
-            table, _split(value) or [], _split(by) or [], patient=patient, split=split, **setting
+            table, _split(value) or [], _split(by) or [], patient=patient, split=split, label=label, **setting
         )
         _tell(results)
         show(results, form, metric)

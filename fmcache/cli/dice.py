@@ -23,6 +23,10 @@ def dice(
         float, typer.Option(help="A pixel is inside where its logit is above this (FairMedFM: 0.5).")
     ] = 0.0,
     mask: Annotated[str, typer.Option(help="best (of the predicted IoU), oracle or all.")] = "best",
+    surface: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Also hd95, and nsd at this tolerance, in pixels."),
+    ] = None,
     wide: Annotated[
         bool, typer.Option(help="One row a sample, classes averaged: what `fmcache audit --value` takes.")
     ] = False,
@@ -48,7 +52,7 @@ def dice(
             "This entry holds the best of each prompt.",
             f"Type: fmcache extract --model {model} --dataset {dataset} --kind mask --multimask all",
         )
-    table = dice_table(masks, threshold, mask)
+    table = dice_table(masks, threshold, mask, surface)
     for (prompt,), of in table.group_by("prompt", maintain_order=True):
         say(f"{prompt}: mean Dice {of['dice'].mean():.4f} over {of.height:,} masks")
     if masks.missing.height:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from fmcache.analyze.surface import hd95, nsd, surface
+from fmcache.analyze.surface import hd95, nsd, pooled, slice_distances, surface
 
 
 def blobs(shape: tuple[int, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -62,3 +62,17 @@ def test_distances_by_hand() -> None:
     assert hd95(a, b, (2.0, 1.0)) == 6
     # rows 4 to 7 against 7 to 10: the distances of each surface's 12 pixels are 3 3 3 3, 2 1, 2 1 and the shared row
     assert nsd(a, b, 2.0) == pytest.approx(8 / 12)
+
+
+def test_slices_are_put_together() -> None:
+    a = np.zeros((20, 20), bool)
+    a[4:8, 4:8] = True
+    far = np.roll(a, 3, axis=0)
+    worst, share = pooled(
+        [slice_distances(a, a), slice_distances(a, far), slice_distances(a & False, a)], 2.0
+    )
+    assert worst == pytest.approx(math.hypot(20, 20))
+    # 12 + 12 pixels of each of the first two slices, 12 of the missed object
+    assert share == pytest.approx((24 + 16) / 60)
+    assert pooled([slice_distances(a, far)], 2.0) == (hd95(a, far), nsd(a, far, 2.0))
+    assert all(math.isnan(x) for x in pooled([slice_distances(a & False, a & False)], 1.0))
