@@ -54,14 +54,13 @@ def forest(
     if len(marks) > 6:
         marks = marks[::-1][::2][::-1]
     x = Scale(min(marks[0], low), marks[-1], 14, _RIGHT)
+    shape = ".3g" if high > 1 else ".1f" if all(abs(10 * t - round(10 * t)) < 1e-6 for t in marks) else ".2f"
     step, top = 46, 34
     bottom = top + step * len(groups)
     parts = []
     for tick in marks:
         parts.append(line(x(tick), top - 8, x(tick), bottom, "grid"))
-        parts.append(
-            label(x(tick), bottom + 18, f"{tick:.3g}" if high > 1 else f"{tick:.1f}", "tick", "middle")
-        )
+        parts.append(label(x(tick), bottom + 18, f"{tick:{shape}}", "tick", "middle"))
     if metric == "auc" and marks[0] < 0.5:
         parts.append(line(x(0.5), top - 8, x(0.5), bottom, "axis"))
     if math.isfinite(whole.low) and math.isfinite(whole.high):
@@ -180,7 +179,7 @@ def explorer_figure(explorer: Explorer, title: str, identity: str) -> Markup:
         parts += [_moving(moves.slot, "fpr", hollow), _moving(moves.slot, "tpr", filled)]
     parts.append(line(14, bottom, x(1), bottom, "axis"))
     key = bottom + 42
-    parts += [mark(0, 20, key - 4, "mark", 5), label(32, key, "sensitivity", "tick")]
+    parts += [mark(0, 20, key - 4, "mark key", 5), label(32, key, "sensitivity", "tick")]
     parts += [mark(0, 122, key - 4, "mark hollow", 5), label(134, key, "false alarms", "tick")]
     description = "At the threshold in use: " + "; ".join(told) + "."
     return figure(WIDTH, key + 8, title, description, identity, *parts)
