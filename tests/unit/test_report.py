@@ -175,6 +175,15 @@ def test_a_gap_that_chance_explains_is_said_to_be_so_and_comes_later() -> None:
     assert headlines([view])[0].text.startswith("m on d, edema. By sex: cases are told")
 
 
+def test_no_difference_is_said_plainly() -> None:
+    view = _view(sex=_attribute("sex", "auc", {"f": 0.8, "m": 0.8}, 0.01, 1.0))
+    assert finding(view, view.attributes[0]).text == "By sex, the groups do not differ in AUC."
+    assert headlines([view])[0].told == "By sex, the groups do not differ in AUC."
+    some = Disparities("tpr", {"gap": Number(0.01)}, 0.03, 0.8)  # less than chance gives, but not nothing
+    both = Attribute("sex", view.attributes[0].groups, [*view.attributes[0].disparities, some])
+    assert "1.0 points" in finding(view, both).text
+
+
 def test_extremes_are_not_named_if_a_group_is_hidden() -> None:
     one = _attribute("race", "auc", {"a": 0.6, "b": 0.9}, 0.01, 0.001)
     hidden = Attribute("race", [*one.groups, Group("c", None, None, None, {}, "small")], one.disparities)

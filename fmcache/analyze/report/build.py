@@ -118,7 +118,8 @@ def key_sentences(
     chosen = choose_runs(cache, runs, min_cell)
     truths = [one for view in chosen.views if (one := truth(view, planted(cache, view))).sentence]
     told = [f"{one.what}: {one.sentence}" for one in truths]
-    return [*told, *(one.text for one in sentences.headlines(chosen.views, most))][:most]
+    told += [one.text for one in sentences.headlines(chosen.views, most)]
+    return [sentence.replace("\u00a0", " ") for sentence in told[:most]]
 
 
 def render(

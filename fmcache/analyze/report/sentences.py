@@ -82,7 +82,7 @@ def largest(view: View, attribute: Attribute) -> Disparities | None:
     """Of the compared metrics the one to tell of: beyond chance before others, then furthest above chance."""
     metrics = compared(view)
     known = [one for one in attribute.disparities if one.metric in metrics and one.gap.known]
-    return min(known, key=lambda one: (_ORDER[verdict(one)], -excess(one)), default=None)
+    return min(known, key=lambda one: (_ORDER[verdict(one)], one.gap.value == 0, -excess(one)), default=None)
 
 
 def finding(view: View, attribute: Attribute) -> Finding:
@@ -96,6 +96,9 @@ def finding(view: View, attribute: Attribute) -> Finding:
             )
         reason = next((d.gap.reason for d in attribute.disparities if d.gap.reason), "no gap was computed")
         return Finding(f"{by}, no gap can be given: {reason}.", "hidden")
+    if one.gap.value == 0 and not attribute.hidden:
+        same = [d.metric for d in attribute.disparities if d.metric in compared(view) and d.gap.value == 0]
+        return Finding(f"{by}, the groups do not differ in {_list(same)}.", verdict(one))
     level = f"{100 * view.level:.0f} % interval" if math.isfinite(view.level) else "interval"
     gap, share = one.gap, one.metric in SHARES
     sure = []
@@ -109,6 +112,11 @@ def finding(view: View, attribute: Attribute) -> Finding:
     if sure:
         text += f" ({'; '.join(sure)})"
     return Finding(f"{text}.", verdict(one), excess(one))
+
+
+def _list(metrics: Sequence[str]) -> str:
+    names = [metric_name(metric) for metric in metrics]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _facts(attribute: Attribute, metric: str) -> str:
@@ -180,7 +188,9 @@ class Headline:
 
     @property
     def told(self) -> str:
-        """The finding and how to read it."""
+        """The finding and how to read it; of no difference there is no more to say."""
+        if self.finding.weight <= 0 and " do not differ in " in self.finding.text:
+            return self.finding.text
         return f"{self.finding.text} {READINGS[self.finding.verdict]}".strip()
 
     @property
