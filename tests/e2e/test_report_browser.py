@@ -90,6 +90,16 @@ def test_a_script_in_a_group_name_stays_text(browser: Browser, page_file: Path) 
     assert said == []
 
 
+def test_every_finding_has_a_verdict_that_can_be_seen(browser: Browser, tmp_path: Path) -> None:
+    sites = predictions(600).with_columns(
+        ("site " + (pl.int_range(pl.len()) % 30).cast(pl.String)).alias("race")
+    )
+    page, _, _ = _open(browser, build_report(audited(tmp_path / "cache", sites), tmp_path / "r.html"))
+    chips = page.locator(".findings .chip").all()
+    assert "Not shown" in [chip.inner_text() for chip in chips]
+    assert all((chip.bounding_box() or {"width": 0})["width"] > 40 for chip in chips)
+
+
 def test_no_script_but_the_reports_own_may_run(browser: Browser, page_file: Path) -> None:
     page, said, _ = _open(browser, page_file)
     page.evaluate(

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from fmcache.analyze.audit import audit
 from fmcache.analyze.report import build
 from fmcache.analyze.report.build import build_report, key_sentences
 from fmcache.analyze.report.chosen import choose_runs
@@ -106,6 +107,14 @@ def test_findings_of_the_data_come_before_the_numbers(tmp_path: Path) -> None:
     page = build_report(audited(tmp_path / "cache", table), tmp_path / "r.html").read_text(encoding="utf-8")
     problem = page.index("everyone whose sex is known is in one group (M)")
     assert page.index("Before you rely on these numbers") < problem < page.index('class="card"')
+
+
+def test_rows_without_patients_count_as_their_own(tmp_path: Path) -> None:
+    cache = open_cache(tmp_path / "cache", create=True)
+    audit(predictions(600).drop("pid"), label="y", score="p", by=["sex"], draws=20, cache=cache)
+    page = build_report(cache, tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "<dd>test 600 (600 patients)</dd>" in page
+    assert "There are no patient ids" in page
 
 
 def test_what_is_not_there_is_said(tmp_path: Path, cache: Cache) -> None:

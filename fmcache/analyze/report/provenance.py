@@ -171,7 +171,7 @@ def _splits(view: View, predictions: pl.DataFrame, floor: int) -> Iterator[str]:
     )
     for name in names:
         rows = known.filter(pl.col("split") == name)
-        images, patients = rows.height, rows["patient_id"].n_unique()
+        images, patients = rows.height, rows.select(pl.coalesce("patient_id", "sample_id").n_unique()).item()
         small = 0 < min(images, patients) < floor
         yield f"{name} <{floor}" if small else f"{name} {count(images)} ({count(patients)} patients)"
 
