@@ -30,16 +30,16 @@ def split_by_patient(samples: pl.DataFrame, strata: Sequence[str], seed: int) ->
     ----------
     strata : columns of `samples`; a patient's stratum is the largest value it has in each.
     """
-    each = samples.group_by("patient_id").agg(pl.col(name).cast(pl.String).max() for name in strata)
-    rows = [
-        (tuple(value or "" for value in row[1:]), _place(row[0], seed), row[0]) for row in each.iter_rows()
-    ]
-    dealt = {patient: TURN[turn % len(TURN)] for turn, (_, _, patient) in enumerate(sorted(rows))}
-    return (
-        samples["patient_id"]
-        .replace_strict(list(dealt), list(dealt.values()), return_dtype=pl.String)
-        .alias("split")
+    each = samples.group_by("patient_id").agg(
+        pl.col(name).cast(pl.String).max().fill_null("") for name in strata
     )
+    places = pl.Series("place", [_place(patient, seed) for patient in each["patient_id"]])
+    dealt = each.with_columns(places).sort(*strata, "place", "patient_id")
+    turns = [TURN[turn % len(TURN)] for turn in range(dealt.height)]
+    parts = dealt.select("patient_id").with_columns(pl.Series("split", turns, dtype=pl.String))
+    return samples.select("patient_id").join(parts, on="patient_id", how="left", maintain_order="left")[
+        "split"
+    ]
 
 
 def split_as_paper(samples: pl.DataFrame, balance: str, seed: int) -> pl.Series:

@@ -232,12 +232,11 @@ def _check_columns(table: pl.DataFrame, what: str) -> None:
 
 def _check_paths(paths: pl.Series, what: str) -> None:
     # nearly every path is harmless, and there are hundreds of thousands: only the others are looked at one by one
-    odd = paths.fill_null("").str.contains(r"^$|\x00|^[/\\]|^[A-Za-z]:|\.\.")
-    problems = [
-        path_problem(path or "") if doubtful else "" for path, doubtful in zip(paths, odd, strict=True)
-    ]
-    for problem in sorted(set(problems) - {""}):
-        bad = pl.Series([one == problem for one in problems])
+    odd = paths.fill_null("").str.contains(r"^$|\x00|^[/\\]|^[A-Za-z]:|\.\.").arg_true().to_list()
+    found = {row: path_problem(paths[row] or "") for row in odd}
+    for problem in sorted(set(found.values()) - {""}):
+        rows = [row for row, of in found.items() if of == problem]
+        bad = pl.int_range(len(paths), eager=True).is_in(rows)
         _refuse(bad, what, f"a path that {problem}", "Paths are relative to the root and stay below it.")
 
 
