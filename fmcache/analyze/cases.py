@@ -124,7 +124,7 @@ def cases_of(
     used = table.filter(pl.col("split").is_in([split] if fixed is not None else [split, chosen_on]))
     groupings = [group_by(used, name, setting.bins) for name in names]
     codes = {f"_{k}": grouping.codes for k, grouping in enumerate(groupings)}
-    bare = used.select("label", "seed", "split", "sample_id", "y", "score").with_columns(
+    bare = used.select("label", "seed", "split", "y", "score").with_columns(
         pl.Series(patient_codes(used)).alias("_patient"),
         *(pl.Series(name, one) for name, one in codes.items()),
     )
@@ -133,8 +133,9 @@ def cases_of(
     parts = bare.filter(known.fill_null(False)).partition_by("label", "seed", as_dict=True)
     cases = []
     for (label, seed), rows in sorted(parts.items()):
-        # in the order of the scores, in which everything that ranks them is fast
-        rows = rows.sort("score", "sample_id", "_patient", "y")
+        # in the order of the scores, in which everything that ranks them is fast; rows that agree in all of these
+        # are interchangeable
+        rows = rows.sort("score", "_patient", "y", *codes)
         mine, val = rows.filter(pl.col("split") == split), rows.filter(pl.col("split") == chosen_on)
         if mine.is_empty():
             continue

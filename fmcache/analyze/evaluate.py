@@ -49,7 +49,7 @@ from fmcache.analyze.parallel import side_by_side
 from fmcache.analyze.permutation import chance, permuted
 from fmcache.analyze.rows import NAN, Rows
 from fmcache.analyze.thresholds import fixed_threshold
-from fmcache.analyze.weighted import plan, select
+from fmcache.analyze.weighted import Plan, plan, select
 from fmcache.errors import UsageError
 from fmcache.store.schema import PREDICTION_COLUMNS, RESULT_COLUMNS, conform, empty
 
@@ -119,8 +119,9 @@ def evaluate(
     def measure(case: Case) -> tuple[list[dict[str, Any]], list[Member]]:
         mine, members = list[dict[str, Any]](), list[Member]()
         if DEFINITION in definitions:
-            drawn = _replicates(case, patients, resamples, setting)
-            mine, members = _case_rows(case, drawn, references, setting, resamples.threads)
+            prepared = _plan(case, patients, setting)
+            drawn = resamples.tally(prepared)
+            mine, members = _case_rows(case, drawn, references, setting, prepared, resamples.threads)
         for other in definitions:
             if other != DEFINITION:
                 mine += other_rows(other, case, patients, resamples, setting)
@@ -148,12 +149,11 @@ def _check_family(setting: Setting) -> None:
             )
 
 
-def _replicates(case: Case, patients: int, resamples: Resamples, setting: Setting) -> Tally:
-    prepared = plan(
+def _plan(case: Case, patients: int, setting: Setting) -> Plan:
+    return plan(
         case.y, case.score, case.patient, patients, case.partitions(), threshold=case.limits,
         probability=case.probability, exact=setting.exact,
     )  # fmt: skip
-    return resamples.tally(prepared)
 
 
 def _in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -170,7 +170,12 @@ def _in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _case_rows(
-    case: Case, replicates: Tally, references: Mapping[str, str], setting: Setting, threads: bool
+    case: Case,
+    replicates: Tally,
+    references: Mapping[str, str],
+    setting: Setting,
+    prepared: Plan,
+    threads: bool,
 ) -> tuple[list[dict[str, Any]], list[Member]]:
     cells = len(case.points)
     rows, family = Rows(setting.level), list[Member]()
@@ -194,7 +199,7 @@ def _case_rows(
         there = {name: numbers[start : start + size] for name, numbers in drawn.items()}
         reference = references.get(case.groupings[i].attribute)
         family += difference_rows(rows, case, i, reference, here, there, setting)
-        _disparity_rows(rows, case, i, here, there, (value, drawn), setting, threads)
+        _disparity_rows(rows, case, i, here, there, (value, drawn), setting, prepared, threads)
     label = {"label": case.label, "seed": case.seed}
     return [row | label for row in rows.finish()], family
 
@@ -256,11 +261,12 @@ def _precision_rows(
 
 def _disparity_rows(
     rows: Rows, case: Case, i: int, value: Mapping[str, Floats], drawn: Mapping[str, Floats],
-    everyone: tuple[Mapping[str, Floats], Mapping[str, Floats]], setting: Setting, threads: bool,
+    everyone: tuple[Mapping[str, Floats], Mapping[str, Floats]], setting: Setting, prepared: Plan,
+    threads: bool,
 ) -> None:  # fmt: skip
     grouping = case.groupings[i]
     known = np.array(grouping.known, np.int64)
-    null = _null(case, i, setting, threads)
+    null = _null(case, i, setting, prepared, threads)
 
     def where(metric: str, title: str, use: Ints, threshold: bool) -> dict[str, Any]:
         return {
@@ -304,7 +310,7 @@ def _disparity_rows(
 NO_RATIO = {"ratio": "the largest value is 0", "skew": "a group is perfect"}
 
 
-def _null(case: Case, i: int, setting: Setting, threads: bool) -> Tally | None:
+def _null(case: Case, i: int, setting: Setting, prepared: Plan, threads: bool) -> Tally | None:
     """Tallies [known groups, permutations] of groups dealt anew, or None if there is nothing to deal."""
     grouping = case.groupings[i]
     known = grouping.known
@@ -315,6 +321,7 @@ def _null(case: Case, i: int, setting: Setting, threads: bool) -> Tally | None:
         case.y[rows], case.score[rows], case.patient[rows], grouping.codes[rows], len(grouping.names),
         threshold=float(case.limits[0][0]), probability=case.probability, permutations=setting.permutations,
         seed=setting.seed, exact=setting.exact, threads=threads,
+        prepared=replace(prepared, parts=prepared.parts[:1]) if rows.all() else None,
     )  # fmt: skip
     return select(dealt, np.array(known, np.int64))
 

@@ -18,7 +18,7 @@ from fmcache.analyze.areas import Bools, Floats, Ints, Partition
 from fmcache.analyze.bootstrap import CHUNK
 from fmcache.analyze.metrics import Tally
 from fmcache.analyze.parallel import side_by_side
-from fmcache.analyze.weighted import concatenate, plan
+from fmcache.analyze.weighted import Plan, concatenate, plan
 
 PERMUTATIONS = 100
 COUNTED = 10  # permutations that reach the observed gap, from which on their share is the p-value
@@ -39,6 +39,7 @@ def permuted(
     seed: int = 0,
     exact: bool = True,
     threads: bool = False,
+    prepared: Plan | None = None,
 ) -> Tally:
     """Tallies of the groups under permutations, fields [groups, permutations].
 
@@ -46,19 +47,22 @@ def permuted(
     ----------
     y, score, patient, codes : [n]; only samples whose group is known. A patient who is in two groups (an age that
     passed a limit) counts as two.
+    prepared : a plan of these very samples as one group over their patients; used where units are patients.
 
     The weight of a patient is 1 in the columns of the group the patient was dealt to and 0 in the others, so the
     plan for all samples together gives every group of every permutation. Equal-mass bins and the start of the
     recalibration are therefore those of all samples.
     """
     unit, units, chunks, deal = dealing(y, patient, codes, groups, permutations, seed)
-    everyone = Partition(np.zeros(len(y), np.int64), 1)
-    prepared = plan(
-        y, score, unit, units, [everyone], threshold=threshold, probability=probability, exact=exact
-    )
+    ready = prepared
+    if ready is None or units != ready.units or not np.array_equal(unit, patient):
+        everyone = Partition(np.zeros(len(y), np.int64), 1)
+        ready = plan(
+            y, score, unit, units, [everyone], threshold=threshold, probability=probability, exact=exact
+        )
 
     def piece(some: npt.NDArray[np.int32]) -> Tally:
-        flat = prepared.tally(deal(some))
+        flat = ready.tally(deal(some))
         return Tally(*(field.reshape(-1, groups).T for field in vars(flat).values()))
 
     return concatenate(side_by_side(piece, chunks) if threads else [piece(some) for some in chunks], axis=1)
