@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from fmcache.analyze.report.build import build_report, key_sentences
 from fmcache.analyze.report.chosen import choose_runs
 from fmcache.analyze.report.cloud import cloud
 from fmcache.analyze.report.compare import comparisons, front_sentence
+from fmcache.analyze.report.compare_figures import front_figure
 from fmcache.analyze.report.curves import precision_recall, roc
 from fmcache.analyze.report.explorer import Explorer, explore
 from fmcache.analyze.report.sentences import finding, headlines
@@ -263,6 +265,26 @@ def test_the_front_holds_those_that_none_beats_in_both() -> None:
         0.9,
         0.8,
     )
+
+
+def test_the_coefficients_of_a_method_are_a_path_in_the_front() -> None:
+    plain, swept = _run("good", 0.9, 0.10, 0.8, 0.9), _run("swept", 0.88, 0.05, 0.82, 0.87)
+    row = {"label": "edema", "seed": 0, "split": "test", "auc_gap": 0.02}
+    front = [
+        {**row, "coefficient": 1.0, "auc": 0.86},
+        {**row, "coefficient": 0.1, "auc": 0.89, "auc_gap": 0.08},
+        {**row, "coefficient": 5.0, "auc": None},
+        {**row, "coefficient": 0.1, "auc": 0.95, "split": "val"},
+    ]
+    swept = replace(swept, info={**swept.info, "attribute": "sex", "front": front})
+    (one,) = comparisons([plain, swept])
+    assert [(path.name, path.steps) for path in one.paths] == [
+        ("swept", [(0.1, 0.89, 0.08), (1.0, 0.86, 0.02)])
+    ]
+    drawn = front_figure(one, "t", "i")
+    assert "swept, coefficient 0.1: AUC 0.890, gap 0.080" in drawn
+    hidden = replace(swept.attributes[0], unnamed=1)
+    assert comparisons([plain, replace(swept, attributes=[hidden])])[0].paths == []
 
 
 def test_one_view_is_no_comparison() -> None:
