@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fmcache.errors import ModelError
-from fmcache.extract.checkpoints import read_checkpoint
+from fmcache.extract.checkpoints import SUFFIXES, read_checkpoint
 from fmcache.extract.hub import hub_file, hub_folder
 from fmcache.extract.models.card import Card, Weights
 from fmcache.extract.packages import package_file, read_onnx
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def _read(checkpoint: Path, files: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """A file or folder; of a model that is published in several files, all of them together."""
+    """A file or folder; of a model that is published in several files, all of them together (``*``: whatever names)."""
+    if files == ("*",) and checkpoint.is_dir():
+        files = tuple(sorted(file.name for file in checkpoint.iterdir() if file.suffix in SUFFIXES))
     if files and checkpoint.is_dir() and any((checkpoint / name).is_file() for name in files):
         merged: dict[str, torch.Tensor] = {}
         for name in files:

@@ -49,8 +49,8 @@ def _volume(
 ) -> Card:
     return Card(
         id=id, title=title, family="segmentation", architecture=encoder, dim=dim, pools=("mean",),
-        published=Published(url=url), options={"encoder": encoder, "masks": 1, "prompts": prompts, "volumes": True,
-                 "several_files": encoder == "fastsam3d"},
+        published=Published(url=url), options={"encoder": encoder, "masks": 1, "prompts": prompts, "volumes": True},
+        files=("*",) if encoder == "fastsam3d" else (),
         preprocess=_SEGVOL if encoder == "segvol" else _CUBE,
         **more,  # type: ignore[arg-type]
     )  # fmt: skip
