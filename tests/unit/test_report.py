@@ -428,10 +428,14 @@ def test_the_map_of_the_embedding_is_its_two_principal_components(tmp_path: Path
     cache.publish_dataset("study", {}, table)
     units = table.select("input_digest", pl.lit(0).alias("slice"))
     rows = units.with_columns(table["sample_id"])
-    with cache.segment("m", "study", "image", {"model": "m"}, units, rows, d=8, dtype="float32") as writer:
+    with cache.segment(
+        "m", "study", "image", {"model": "m", "weights_sha256": "ab" * 32}, units, rows, d=8, dtype="float32"
+    ) as writer:
         for block in writer.blocks:
             writer.write(block.index, x[block.start : block.stop].astype(np.float32))
-        writer.publish({"energy_joule": 7200.0, "seconds": 9.0, "images": n, "device": "cuda"})
+        writer.publish(
+            {"energy_joule": 7200.0, "seconds": 9.0, "images": n, "device": "cuda", "source": "/home/u/w.pt"}
+        )
     key = cache.entry("m", "study").key
     y = rng.integers(0, 2, n).astype(float)
     predictions = pl.DataFrame({"sample_id": ids, "patient_id": ids, "split": ["test"] * n, "label": ["y"] * n,
@@ -453,4 +457,6 @@ def test_the_map_of_the_embedding_is_its_two_principal_components(tmp_path: Path
     page = build_report(cache, tmp_path / "r.html").read_text(encoding="utf-8")
     assert page.count("mark dot s") == n
     assert "2.0 Wh on the device" in page
+    assert "<dd>w.pt, SHA-256 abababababab…</dd>" in page
+    assert "/home/u" not in page
     assert CANARY not in page

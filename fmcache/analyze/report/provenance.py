@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import polars as pl
@@ -34,7 +35,7 @@ def facts(cache: Any, view: View, predictions: pl.DataFrame, floor: int) -> list
     entry = _entry(cache, view)
     lines = [
         ("Model", view.text("model")),
-        ("Weights", _weights(_document(entry))),
+        ("Weights", _weights(entry)),
         ("Dataset", view.text("dataset")),
         ("Label", view.label),
         ("How the model is used", _explained(view.text("usage"), USAGES)),
@@ -143,10 +144,11 @@ def _find(document: Any, key: str) -> Any:
     return next((found for value in document.values() if (found := _find(value, key)) is not None), None)
 
 
-def _weights(document: Mapping[str, Any]) -> str:
-    source, digest = _find(document, "source"), _find(document, "weights_sha256")
-    told = str(source) if isinstance(source, str) else ""
-    return ", ".join(part for part in (told, f"SHA-256 {short(digest)}…" if digest else "") if part)
+def _weights(entry: Any) -> str:
+    source, digest = str(_sources(entry).get("source") or ""), _find(_document(entry), "weights_sha256")
+    if PurePath(source).is_absolute():  # a path tells of the machine
+        source = PurePath(source).name
+    return ", ".join(part for part in (source, f"SHA-256 {short(digest)}…" if digest else "") if part)
 
 
 def _explained(word: str, words: Mapping[str, str]) -> str:
