@@ -23,6 +23,34 @@ Severity = Literal["note", "warning", "problem"]
 ORDER: dict[Severity, int] = {"problem": 0, "warning": 1, "note": 2}
 MOST_MISSING = 0.05  # share of missing values of an attribute that passes without a word
 PERFECT = 0.9995  # an AUC from here on is looked at
+SEXES = frozenset(
+    [
+        "f",
+        "m",
+        "female",
+        "male",
+        "woman",
+        "man",
+        "women",
+        "men",
+        "w",
+        "girl",
+        "boy",
+        "0",
+        "1",
+        "2",
+        "other",
+        "intersex",
+        "nonbinary",
+        "non-binary",
+        "diverse",
+        "d",
+        "x",
+    ]
+)  # codes of sex that need no question; anything else may be a coding error, or mean "not known"
+MEAN_MISSING = frozenset(
+    ["9", "99", "999", "-9", "-99", "u", "unspecified", "undefined", "refused", "declined", "prefer"]
+)  # … often do
 GAPS_TOLD = 3  # largest gaps told in words
 
 
@@ -199,6 +227,15 @@ def _attribute(measured: pl.DataFrame, name: str, bins: Mapping[str, Bins]) -> I
             "warning",
             f"{name}: {_share(missing)} of the rows have no value; they are the group {UNKNOWN}, shown but left out of "
             "disparities.",
+        )
+    odd = [group for group in known if group.lower() in MEAN_MISSING]
+    if name in ("sex", "gender"):
+        odd += [group for group in known if group.lower() not in SEXES | MEAN_MISSING]
+    if odd:
+        yield Finding(
+            "warning",
+            f"{name}: {', '.join(odd[:5])} {'is no known code' if len(odd) == 1 else 'are no known codes'}, and measured "
+            "as they stand; if they mean that nothing is known, leave the cells empty.",
         )
     by_spelling: dict[str, list[str]] = {}
     for group in known:

@@ -198,3 +198,23 @@ def test_a_reference_that_is_spelled_otherwise_is_refused_with_what_is_there() -
         "Its groups: female, male.",
         "Did you mean male?",
     ]
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [("9", True), ("U", True), ("mael", True), ("male", False), ("F", False)]
+)
+def test_a_code_that_nobody_knows_is_a_finding(code: str, said: bool) -> None:
+    data = table(g=["female"] * 5 + [code] * 5)
+    findings = evaluate(data, threshold_policy="0.5", draws=5, floor=1, permutations=0).findings
+    assert any(f.text.startswith(f"sex: {code} is no known code") for f in findings) == said
+
+
+def test_an_unknown_sex_is_not_female_and_an_age_of_two_values_is_not_cut_again() -> None:
+    data = table(g=["female"] * 5 + ["Unknown"] * 5)
+    outcome = evaluate(data, threshold_policy="0.5", draws=5, floor=1, permutations=0)
+    sizes = outcome.results.filter(metric="auc", disparity="", attribute="sex")
+    assert dict(zip(sizes["group"], sizes["n"], strict=True)) == {"female": 5, "unknown": 5}
+    binary = table().with_columns(pl.Series("attribute.age", [0, 1] * 5))
+    outcome = evaluate(binary, by=["age"], threshold_policy="0.5", draws=5, floor=1, permutations=0)
+    assert any("grouped already" in f.text for f in outcome.findings)
+    assert set(outcome.results.filter(attribute="age", metric="auc", disparity="")["group"]) == {"0", "1"}
