@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from fmcache.errors import ModelError
 from fmcache.extract.models.blip2 import transformers_names
 from fmcache.extract.models.clip import openai_names
+from fmcache.extract.models.dinov2 import timm_names
 from fmcache.extract.preprocess import IMAGENET, apply_geometry, resize_and_crop, to_model_input
 from fmcache.extract.registry import load_model, resolve_model
 from fmcache.extract.torchvision_fix import make_torchvision_importable
@@ -254,3 +255,32 @@ def test_the_two_files_of_blip2_are_every_weight_of_the_model() -> None:
     wanted = {name: tuple(of.shape) for name, of in module.state_dict().items() if "position_ids" not in name}
     given = {name: tuple(of.shape) for name, of in transformers_names(names).items()}
     assert given == wanted
+
+
+@pytest.mark.parametrize("registers", [False, True])
+def test_dinov2_giant_by_name_and_shape(registers: bool) -> None:
+    """Its feed-forward is a gated one, with names of its own; 1.1 billion values do not fit a test."""
+    size = {"hidden_size": 1536, "num_hidden_layers": 40, "num_attention_heads": 24, "image_size": 518,
+            "patch_size": 14, "use_swiglu_ffn": True}  # fmt: skip
+    with torch.device("meta"):
+        if registers:
+            theirs = hf.Dinov2WithRegistersModel(hf.Dinov2WithRegistersConfig(**size, num_register_tokens=4))
+        else:
+            theirs = hf.Dinov2Model(hf.Dinov2Config(**size))
+        ours = timm.create_model(
+            f"vit_giant_patch14_{'reg4_' if registers else ''}dinov2", num_classes=0, img_size=518
+        )
+    published = {saved_name(name): of for name, of in theirs.state_dict().items()}
+    for name in [name for name in published if ".gate_proj." in name]:  # one matrix in the file
+        gate, up = published.pop(name), published.pop(name.replace("gate_proj", "up_proj"))
+        published[name.replace("gate_proj", "weights_in")] = torch.cat([gate, up])
+    given = {name: tuple(of.shape) for name, of in timm_names(published).items() if name != "mask_token"}
+    assert given == {name: tuple(of.shape) for name, of in ours.state_dict().items()}
+
+
+def saved_name(name: str) -> str:
+    """As transformers writes it into a file."""
+    for new, old in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")):
+        name = name.replace(f".attention.{new}.", f".attention.attention.{old}.")
+    name = name.replace(".attention.o_proj.", ".attention.output.dense.")
+    return name.replace(".down_proj.", ".weights_out.")
