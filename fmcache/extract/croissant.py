@@ -49,6 +49,10 @@ def write_croissant(dataset: Dataset, card: DatasetCard | None, rows: Sequence[A
         record_sets=records,
         **_responsible(facts, rows),
     )
+    if problems := sorted(metadata.ctx.issues.errors):
+        raise FmcacheError(
+            "The dataset cannot be described in Croissant.", problems[0], "Mend that in its card."
+        )
     out.write_text(
         json.dumps(metadata.to_json(), indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
     )
