@@ -119,8 +119,11 @@ def _run(options: Options, cache: Path | None, form: Format, dry_run: bool = Fal
         if dry_run:
             rows = describe_plan(store, options, bar)
         else:
-            told = _readable if options.usage == "attribute" else _row
-            rows = [row for run_id in probe(store, options, bar) for row in told(store, run_id)]
+            run_ids = probe(store, options, bar)
+            if options.usage == "attribute":
+                rows = [row for run_id in run_ids for row in _readable(store, run_id)]
+            else:
+                rows = [_row(store, run_id, options.attribute) for run_id in run_ids]
     emit(rows, form=form)
 
 
@@ -132,8 +135,10 @@ def _readable(store: Cache, run_id: str) -> list[dict[str, Any]]:
     return [{**head, **{name: row.get(name) for name in names}} for row in info.get("baseline", [])]
 
 
-def _row(store: Cache, run_id: str) -> list[dict[str, Any]]:
-    """One line a run: what it is, and the mean AUC over labels and seeds."""
+def _row(store: Cache, run_id: str, attribute: str) -> dict[str, Any]:
+    """One line a run: what it is, and the mean AUC over labels and seeds, of everybody and of the worst group."""
+    from fmcache.probe.run import worst_groups
+
     info = store.run(run_id).info
     summary = info.get("summary", [])
 
@@ -141,16 +146,15 @@ def _row(store: Cache, run_id: str) -> list[dict[str, Any]]:
         known = [row[name] for row in summary if row.get(name) is not None]
         return sum(known) / len(known) if known else None
 
-    row = {
+    return {
         "run_id": run_id,
         **{name: info.get(name) for name in ("model", "dataset", "usage", "method")},
         "labels": len(info.get("labels", [])),
         "seeds": len(info.get("seeds", [])),
         "val_auc": mean("val_auc"),
         "test_auc": mean("test_auc"),
-        **({"test_worst_auc": mean("test_worst_auc")} if info.get("attribute") else {}),
+        **({"test_worst_auc": worst_groups(store, run_id, attribute)} if attribute else {}),
     }
-    return [row]
 
 
 @probe_app.callback()

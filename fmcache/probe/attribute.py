@@ -41,6 +41,8 @@ def labels_of_attributes(
         for name in (asked or table.columns)
         if asked or name.startswith(ATTRIBUTE)
     ]
+    if asked is None and "age_group" in names and "age" in names:
+        names.remove("age")  # the same people, cut in the same way
     labels, columns = [], []
     for name in names:
         try:

@@ -90,6 +90,7 @@ def make_plan(cache: Cache, options: Options, note: Callable[[str], None]) -> li
     MissingEntry, UsageError : an unknown name, a patient in two splits, no label that can be fitted.
     """
     options.check()
+    note = _once(note)
     methods = methods_of(options)
     if stray := sorted(set(options.grid) - {name for method in methods for name in method.grid}):
         known = sorted({name for method in methods for name in method.grid})
@@ -108,6 +109,18 @@ def make_plan(cache: Cache, options: Options, note: Callable[[str], None]) -> li
     if not jobs:
         raise UsageError("There is nothing to probe.", "No dataset has any of these labels.", "")
     return jobs
+
+
+def _once(note: Callable[[str], None]) -> Callable[[str], None]:
+    """The same remark is made once."""
+    said: set[str] = set()
+
+    def say(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            note(text)
+
+    return say
 
 
 def _jobs(study: Study, subset: Subset, methods: Sequence[Method], note: Callable[[str], None]) -> list[Job]:
@@ -150,7 +163,7 @@ def _config(
         "method": method.name,
         "method_version": method.version,
         "grid": own,
-        "attribute": options.attribute,
+        "attribute": options.attribute if knows_groups(method, options) else "",
         "labels": list(labels),
         "seeds": list(seeds),
         "protocol": options.protocol,
@@ -174,6 +187,12 @@ def _config(
         "allow_leakage": options.allow_leakage,
         "split_policy": study.source.policy,
     }
+
+
+def knows_groups(method: Method, options: Options) -> bool:
+    """Whether the attribute makes a difference: the same erm is then one run, whatever attribute stands beside it."""
+    uses = method.needs_attribute or method.attribute_at_test or method.criterion != "auc"
+    return uses or options.select == "worst"
 
 
 def _sources(cache: Cache, options: Options) -> list[Source]:

@@ -18,6 +18,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from fmcache.errors import UsageError
 from fmcache.probe.attribute import baseline
@@ -30,6 +31,7 @@ from fmcache.probe.predictions import nothing, predictions_of
 from fmcache.probe.prior import estimate, move
 from fmcache.probe.problem import Column
 from fmcache.probe.study import Study, read, seed_groups
+from fmcache.probe.truth import groups_of
 from fmcache.progress import Progress, Silent
 from fmcache.shapes import Float
 from fmcache.store.cache import Cache
@@ -79,6 +81,18 @@ def probe_lp(
     named = {"models": models, "datasets": datasets, "labels": labels}
     more |= {name: None if value is None else tuple(value) for name, value in named.items()}
     return probe(cache, Options(usage="lp", **more), progress)
+
+
+def worst_groups(cache: Cache, run_id: str, attribute: str) -> float | None:
+    """The worst group's AUC on the test samples, its mean over labels and seeds; None where there are no scores."""
+    predictions = cache.run(run_id).predictions().filter(pl.col("split") == "test", pl.col("y").is_not_nan())
+    found = []
+    for part in predictions.partition_by("label", "seed"):
+        group, _ = groups_of(part, attribute)
+        worst = worst_auc(part["logit"].to_numpy()[:, None], part["y"].to_numpy(), group)
+        if worst is not None:
+            found.append(float(worst[0]))
+    return sum(found) / len(found) if found else None
 
 
 def describe_plan(cache: Cache, options: Options, progress: Progress | None = None) -> list[dict[str, Any]]:
@@ -318,8 +332,8 @@ def _publish(cache: Cache, job: Job, blocks: Sequence[_Done], seconds: float) ->
         "protocol": _trained_how(job),
         "unit_norm": bool(study.texts and study.texts.image_tokens == 1),
         "objective": _OBJECTIVES[_trained_how(job)],
-        "attribute": options.attribute,
-        "attribute_in_training": bool(options.attribute and job.method.needs_attribute),
+        "attribute": job.config["attribute"],
+        "attribute_in_training": bool(job.config["attribute"] and job.method.needs_attribute),
         "attribute_at_test": job.method.attribute_at_test,
         "penalties": [choices[column.seed, column.label] for column in columns],
         "priors": priors,
@@ -400,7 +414,8 @@ def _summary(
             truth, z = y[mine, at], logits[mine, at][:, None]
             ranked = 0 < truth.sum() < len(truth)
             row[f"{name}_auc"] = float(auc(z, truth)[0]) if ranked else None
-            worst = worst_auc(z, truth, study.group[mine]) if ranked and study.groups else None
+            known = ranked and study.groups and job.config["attribute"]
+            worst = worst_auc(z, truth, study.group[mine]) if known else None
             row[f"{name}_worst_auc"] = None if worst is None else float(worst[0])
         used = study.training(job.subset, column.seed, study.y)[:, study.labels.index(column.label)]
         row["n_train"] = int(used.sum()) if job.method.trains else 0

@@ -59,6 +59,13 @@ def test_a_run_is_keyed_by_its_configuration_and_found_again(
     assert len(cache.runs()) == 1
 
 
+def test_erm_is_one_run_whatever_attribute_stands_beside_it(cache: Cache) -> None:
+    alone, beside = (describe_plan(cache, Options(attribute=attribute)) for attribute in ("", "sex"))
+    assert alone[0]["run_id"] == beside[0]["run_id"]
+    (worst,) = describe_plan(cache, Options(attribute="sex", select="worst"))
+    assert worst["run_id"] != alone[0]["run_id"]
+
+
 def test_another_label_value_is_another_run(cache: Cache) -> None:
     (first,) = probe(cache, Options())
     table, _ = samples()
@@ -338,3 +345,12 @@ def test_the_configuration_is_plain_json(cache: Cache) -> None:
     assert info["attribute_in_training"] is True
     assert {row["split"] for row in info["front"]} == {"val", "test"}
     assert any(row["chosen"] for row in info["front"])
+
+
+def test_the_worst_group_is_read_from_the_stored_scores(cache: Cache) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    (run_id,) = probe(cache, Options())
+    test = cache.run(run_id).predictions().filter((pl.col("split") == "test") & pl.col("y").is_not_nan())
+    by_hand = [roc_auc_score(part["y"], part["logit"]) for part in test.partition_by("attribute.sex")]
+    assert run_module.worst_groups(cache, run_id, "sex") == pytest.approx(min(by_hand))
