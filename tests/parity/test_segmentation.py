@@ -239,3 +239,30 @@ def test_segvol(tmp_path):
                 low[..., ::4, ::8, ::8], expected[f"low_{kind}_sub"], atol=LOGITS, err_msg=kind
             )
             np.testing.assert_allclose(iou, expected[f"iou_{kind}"], atol=LOGITS, err_msg=kind)
+
+
+# ---------------------------------------------------------------------------------------------------- preprocessing
+
+
+@pytest.mark.parametrize(("kind", "size", "channels"), [("rgb", (301, 257), 3), ("grey", (640, 480), 1)])
+def test_sams_preprocessing_is_the_official_one(kind, size, channels):
+    from fmcache.extract.registry import resolve_model
+
+    preprocess, expected = resolve_model("sam").preprocess, golden("preproc")
+    picture = generator.image_u8(f"preproc/{kind}", *size, channels)
+    picture = picture if channels == 3 else picture[..., 0]
+    fitted = preprocess.geometry.apply(picture)
+    assert list(fitted.shape[:2]) == expected[f"sam1024_{kind}_resized_hw"].tolist()
+    x = preprocess.batch([fitted], "cpu")[0].numpy()
+    assert list(x.shape) == expected[f"sam1024_{kind}_shape"].tolist()
+    np.testing.assert_allclose(x[:, 16::32, 16::32], expected[f"sam1024_{kind}_sub"], atol=1e-5)
+    np.testing.assert_allclose(x.mean((1, 2)), expected[f"sam1024_{kind}_mean"], atol=1e-4)
+
+
+def test_medsams_preprocessing_is_the_official_one():
+    from fmcache.extract.registry import resolve_model
+
+    preprocess = resolve_model("medsam").preprocess
+    picture = generator.image_u8("medsam_vit_b/pic", 300, 420)
+    x = preprocess.batch([preprocess.geometry.apply(picture)], "cpu").numpy()
+    np.testing.assert_allclose(x[..., 16::32, 16::32], golden("medsam_vit_b")["pre_sub"], atol=1e-6)
