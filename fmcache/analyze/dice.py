@@ -66,7 +66,14 @@ def dice_table(
         for sample, name, prompt, _ in [key]
     ]
     names = ("sample_id", "class", "prompt", "mask")
-    figures_of: tuple[str, ...] = ("dice", "iou", "predicted_iou", "true_pixels", "predicted_pixels", "slices")
+    figures_of: tuple[str, ...] = (
+        "dice",
+        "iou",
+        "predicted_iou",
+        "true_pixels",
+        "predicted_pixels",
+        "slices",
+    )
     schema = {
         **dict.fromkeys(names[:3], pl.String),
         "mask": pl.Int32,

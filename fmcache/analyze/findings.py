@@ -234,8 +234,8 @@ def _attribute(measured: pl.DataFrame, name: str, bins: Mapping[str, Bins]) -> I
     if odd:
         yield Finding(
             "warning",
-            f"{name}: {', '.join(odd[:5])} {'is no known code' if len(odd) == 1 else 'are no known codes'}, and measured "
-            "as they stand; if they mean that nothing is known, leave the cells empty.",
+            f"{name}: {', '.join(odd[:5])} {'is no known code' if len(odd) == 1 else 'are no known codes'}, and "
+            "measured as they stand; if they mean that nothing is known, leave the cells empty.",
         )
     by_spelling: dict[str, list[str]] = {}
     for group in known:

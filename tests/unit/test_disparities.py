@@ -30,7 +30,8 @@ def grouped(
     """group → (positives, negatives); positives score 1 (or `shift`) higher on average."""
     random = np.random.default_rng(seed)
     rows = [
-        {"race": race, "y": float(y), "score": 1 / (1 + math.exp(0.5 - y * (shift or {}).get(race, 1.0) - random.normal()))}
+        {"race": race, "y": float(y),
+         "score": 1 / (1 + math.exp(0.5 - y * (shift or {}).get(race, 1.0) - random.normal()))}
         for race, counts in sizes.items()
         for y, count in ((1, counts[0]), (0, counts[1]))
         for _ in range(count)
