@@ -28,8 +28,8 @@ _HEAVY = """\
 full size, DINOv2 with and without registers at 518 pixels, SAM and its relatives at 1,024 pixels. Run on two
 CPU cores (torch 2.13): all six classification cases pass in four minutes; the largest differences were 3.8e-6
 (CLIP ViT-B/16), 4.2e-6 (PubMedCLIP), 2.4e-6 (DINOv2 at 518 pixels, class token) and 4.8e-7 (mean over patches).
-BLIP-2 is compared at full width with two layers a tower, and by name and shape at full depth; 1.2 billion parameters were
-never run here.
+BLIP-2 is compared at full width with two layers a tower, and by name and shape at full depth;
+1.2 billion parameters were never run here.
 """
 _READING = """\
 ## Reading weights
