@@ -272,7 +272,7 @@ def _ages(measured: pl.DataFrame, bins: Mapping[str, Bins]) -> Iterator[Finding]
             f"age: {_share(age == 0)} of the rows have age 0; missing ages may have been stored as 0.",
         )
     if ATTRIBUTE + "age_group" not in measured.columns and age.n_unique() > 10 and "age" not in bins:
-        yield Finding("note", "age was cut at 40 and 60 to make age_group.")
+        yield Finding("note", "age was cut at 40 and 60; elsewhere by --bins age=18:65.")
 
 
 def result_findings(results: pl.DataFrame, floor: int) -> list[Finding]:

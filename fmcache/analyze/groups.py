@@ -97,7 +97,7 @@ def _joined(left: str, right: str, k: int) -> str:
 def _groups(table: pl.DataFrame, name: str, bins: Mapping[str, Bins]) -> pl.Series:
     if name in bins and ATTRIBUTE + name in table.columns:
         return cut(table[ATTRIBUTE + name], bins[name])
-    if name == "age_group" and _age_can_be_cut(table):
+    if name in ("age", "age_group") and _age_can_be_cut(table):
         return _cut_age(table[ATTRIBUTE + "age"])
     if ATTRIBUTE + name not in table.columns:
         raise unknown_attribute(name, table)
@@ -105,7 +105,7 @@ def _groups(table: pl.DataFrame, name: str, bins: Mapping[str, Bins]) -> pl.Seri
     if problem := _too_many(column):
         do = f"Type: --bins {name}=40:60   (or name:limit:name:limit:name)"
         if name == "age":
-            do = "Type: --by age_group   (age cut at 40 and 60), or --bins age=18:65"
+            do = "Type: --by age_group   (a column of the dataset), or --bins age=40:60"
         elif not column.dtype.is_numeric():
             do = "Add a column with groups."
         raise UsageError(f"The attribute {name} has {problem}; metrics need groups.", "", do)

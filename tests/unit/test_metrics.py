@@ -279,9 +279,11 @@ def test_a_numeric_age_is_cut_and_a_missing_one_is_not_young() -> None:
     assert [grouping.names[code] for code in grouping.codes] == (
         ["0-39"] * 2 + ["40-59"] * 2 + ["60+"] * 2 + ["unknown"] * 4 + ["0-39"] * 3
     )
+    assert group_by(table, "age").names == grouping.names
+    grouped = table.with_columns(pl.lit("x").alias("attribute.age_group"))
     with pytest.raises(UsageError, match="different numbers") as error:
-        group_by(table, "age")
-    assert error.value.do == "Type: --by age_group   (age cut at 40 and 60), or --bins age=18:65"
+        group_by(grouped, "age")
+    assert error.value.do == "Type: --by age_group   (a column of the dataset), or --bins age=40:60"
 
 
 def test_intersections_and_unknown_attributes() -> None:
