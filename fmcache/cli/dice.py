@@ -53,8 +53,9 @@ def dice(
             f"Type: fmcache extract --model {model} --dataset {dataset} --kind mask --multimask all",
         )
     table = dice_table(masks, threshold, mask, surface)
-    for (prompt,), of in table.group_by("prompt", maintain_order=True):
-        say(f"{prompt}: mean Dice {of['dice'].mean():.4f} over {of.height:,} masks")
+    for of in table.partition_by("prompt", maintain_order=True):
+        prompt, dice = str(of["prompt"][0]), float(of["dice"].to_numpy().mean())
+        say(f"{prompt}: mean Dice {dice:.4f} over {of.height:,} masks")
     if masks.missing.height:
         say(f"{masks.missing.height:,} samples have no mask here: fmcache cache show {masks.entry.key[:12]}")
     rows = wide_table(table) if wide else table

@@ -352,7 +352,8 @@ class _Job:
         asked: list[tuple[Any, ...]],
     ) -> bool:
         """One batch through the model; False if it did not fit and has to be tried with a smaller one."""
-        new_truths, prompts = [], {kind: [] for kind in self.asked.prompts}
+        new_truths: list[Any] = []
+        prompts: dict[str, list[Any]] = {kind: [] for kind in self.asked.prompts}
         views: list[_View] = []
         for row, picture in pictures:
             unit, slice = units[row]
@@ -401,8 +402,8 @@ class _Job:
                         pick = maps[[place for place, *_ in part]]
                         points, boxes = (None, given.flatten(1)) if kind == "bbox" else (given, None)
                         low, iou = self.segmenter.decode(pick, points, boxes)
-                        low, iou = low.float().cpu().numpy(), iou.float().cpu().numpy()
-                        found += [((kind, one), (low[i], iou[i])) for i, one in enumerate(part)]
+                        masks, ious = low.float().cpu().numpy(), iou.float().cpu().numpy()
+                        found += [((kind, one), (masks[i], ious[i])) for i, one in enumerate(part)]
         return found
 
     def _see(self, views: list[_View]) -> tuple[torch.Tensor, Any]:

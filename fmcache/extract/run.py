@@ -89,9 +89,9 @@ def extract(
         cache.require_space(int(1.1 * need) + (16 << 20 if jobs else 0))
         if jobs:
             _run(jobs, dataset, samples, cache, options, progress, stopping)
-        for job in summary.models:
-            stored = cache.stored(job.model, dataset.name, "image", job.key)
-            job.rejected = _rejected_now(samples, stored.quarantine, stored.rows)
+        for entry in summary.models:
+            stored = cache.stored(entry.model, dataset.name, "image", entry.key)
+            entry.rejected = _rejected_now(samples, stored.quarantine, stored.rows)
         return summary
 
 

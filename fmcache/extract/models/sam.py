@@ -111,7 +111,7 @@ class Adapter(nn.Module):
         return self.norm(x + self.spatial(weighted.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
-class AdaptedBlock(Block):
+class AdaptedBlock(Block):  # type: ignore[misc]
     """A block of SAM's ViT with an adapter beside its MLP."""
 
     Adapter: Adapter

@@ -178,7 +178,7 @@ class PromptEncoder(nn.Module):
         )
 
     def forward(self, points: Tensor, labels: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        kinds = torch.stack([embedding.weight[0] for embedding in self.point_embeddings])
+        kinds = torch.stack([embedding.get_parameter("weight")[0] for embedding in self.point_embeddings])
         tokens = self.pe_layer((points + 0.5) / SIDE) + kinds[labels]
         end = self.not_a_point_embed.weight[None].expand(len(points), -1, -1)
         if mask is None:  # the official inference begins with an empty mask, not with `no_mask_embed`

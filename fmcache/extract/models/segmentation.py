@@ -151,7 +151,7 @@ def build(card: Card, weights: Weights, preprocess: FramePreprocess | None) -> N
 
     side = preprocess.geometry.side
     module = sam.build_sam(encoder, side)
-    unused = ()
+    unused: tuple[str, ...] = ()
     if encoder == "tiny":
         from fmcache.extract.models.tiny_vit import UNUSED
 
@@ -181,7 +181,7 @@ def _build_volume(card: Card, encoder: str, weights: Weights) -> Network:
 
         state = segvol_names(weights.state)
         module: Any = segvol.SegVol(text=False)
-        unused = (*segvol.UNUSED, "text_encoder.")
+        unused: tuple[str, ...] = (*segvol.UNUSED, "text_encoder.")
         low = segvol.LOW
     else:
         from fmcache.extract.models import sam3d

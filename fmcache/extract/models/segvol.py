@@ -107,7 +107,7 @@ class PromptEncoder(nn.Module):
     def forward(
         self, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None, text: Tensor | None
     ) -> Tensor:
-        kinds = torch.stack([embedding.weight[0] for embedding in self.point_embeddings])
+        kinds = torch.stack([embedding.get_parameter("weight")[0] for embedding in self.point_embeddings])
         tokens = []
         if points is not None:
             assert labels is not None
