@@ -10,11 +10,9 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,19 +23,15 @@ from fmcache.probe.attribute import baseline
 from fmcache.probe.fit import Outcome, solve
 from fmcache.probe.matrix import free_gigabytes
 from fmcache.probe.options import Options
-from fmcache.probe.penalties import auc, worst_auc
+from fmcache.probe.penalties import worst_auc
 from fmcache.probe.plan import Job, make_plan
-from fmcache.probe.predictions import nothing, predictions_of
-from fmcache.probe.prior import estimate, move
-from fmcache.probe.problem import Column
+from fmcache.probe.publish import Done, publish
 from fmcache.probe.study import Study, read, seed_groups
 from fmcache.probe.truth import groups_of
 from fmcache.progress import Progress, Silent
-from fmcache.shapes import Float
 from fmcache.store.cache import Cache
 from fmcache.store.durable import make_directory, put, remove_tree, storage_errors
 from fmcache.store.entries import SHORT
-from fmcache.store.schema import ATTRIBUTE
 from fmcache.store.workspace import locked
 
 _SHARE = 0.3  # of the free memory, that rows may take before they are streamed (they are needed about twice)
@@ -142,14 +136,6 @@ def _together(jobs: Sequence[Job]) -> list[list[Job]]:
 # ------------------------------------------------------------------------------------------------------- the work
 
 
-@dataclass(frozen=True)
-class _Done:
-    """What one block of labels gave: arrays (logits, w, b, …) and JSON-able remarks."""
-
-    arrays: Mapping[str, np.ndarray]
-    remarks: Mapping[str, Any]
-
-
 def _work(cache: Cache, jobs: Sequence[Job], progress: Progress) -> None:
     study = jobs[0].study
     options, source = study.options, study.source
@@ -169,7 +155,7 @@ def _work(cache: Cache, jobs: Sequence[Job], progress: Progress) -> None:
         for job in jobs:
             stack.enter_context(locked(staging / f"{_workplace(job)}.lock"))
         began = time.perf_counter()
-        done: dict[str, list[_Done]] = {job.key: [] for job in jobs}
+        done: dict[str, list[Done]] = {job.key: [] for job in jobs}
         x = None
         for number, labels in enumerate(jobs[0].blocks):
             missing = []
@@ -187,13 +173,13 @@ def _work(cache: Cache, jobs: Sequence[Job], progress: Progress) -> None:
                     _keep(cache, job, number, outcome)
                 done[job.key].append(outcome)
         for job in jobs:
-            _publish(cache, job, done[job.key], time.perf_counter() - began)
+            publish(cache, job, done[job.key], time.perf_counter() - began)
             remove_tree(staging / _workplace(job))
 
 
 def _block(
     study: Study, jobs: Sequence[Job], x: Any, labels: Sequence[str], progress: Progress
-) -> list[_Done]:
+) -> list[Done]:
     """One block of labels by every method: seeds that share a matrix share the problem."""
     if not jobs:
         return []
@@ -223,7 +209,7 @@ def _block(
     return [_merge(job, labels, parts[job.key]) for job in jobs]
 
 
-def _merge(job: Job, labels: Sequence[str], parts: Sequence[tuple[Sequence[int], Outcome]]) -> _Done:
+def _merge(job: Job, labels: Sequence[str], parts: Sequence[tuple[Sequence[int], Outcome]]) -> Done:
     """The columns of all seeds, seed by seed: arrays are [seeds, labels, …]."""
     size = len(labels)
 
@@ -255,7 +241,7 @@ def _merge(job: Job, labels: Sequence[str], parts: Sequence[tuple[Sequence[int],
         "baseline": [row for _, outcome in parts for row in outcome.baseline],
         "facts": [dict(outcome.facts) for _, outcome in parts],
     }
-    return _Done(arrays, remarks)
+    return Done(arrays, remarks)
 
 
 # ------------------------------------------------------------------------------------------- blocks that are kept
@@ -265,7 +251,7 @@ def _workplace(job: Job) -> str:
     return f"probe-{job.key[:SHORT]}"
 
 
-def _keep(cache: Cache, job: Job, number: int, done: _Done) -> None:
+def _keep(cache: Cache, job: Job, number: int, done: Done) -> None:
     folder = cache.path / "staging" / _workplace(job)
     make_directory(folder, inside=cache.path)
     sink = io.BytesIO()
@@ -274,7 +260,7 @@ def _keep(cache: Cache, job: Job, number: int, done: _Done) -> None:
     put(folder / f"{number:04d}.npz", sink.getvalue(), "probe_block")
 
 
-def _recall(cache: Cache, job: Job, number: int) -> _Done | None:
+def _recall(cache: Cache, job: Job, number: int) -> Done | None:
     """A block of an interrupted call; one that cannot be read is made again."""
     path = cache.path / "staging" / _workplace(job) / f"{number:04d}.npz"
     try:
@@ -285,139 +271,4 @@ def _recall(cache: Cache, job: Job, number: int) -> _Done | None:
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         path.unlink(missing_ok=True)
         return None
-    return _Done(arrays, json.loads(arrays.pop("remarks").tobytes()))
-
-
-# ---------------------------------------------------------------------------------------------------- publishing
-
-
-def _publish(cache: Cache, job: Job, blocks: Sequence[_Done], seconds: float) -> str:
-    study, options, source = job.study, job.study.options, job.study.source
-    logits = np.concatenate([block.arrays["logits"] for block in blocks], axis=1)  # [seeds, labels, k]
-    at = [study.labels.index(name) for name in job.labels]
-    y = np.tile(study.y[:, at], (1, len(job.seeds)))
-    columns = [Column(label, seed) for seed in job.seeds for label in job.labels]
-    flat = logits.reshape(len(columns), -1).T.copy()
-    priors = _move_priors(job, flat, columns, y)
-    summary = _summary(job, flat, columns, y)
-    choices = {(row["seed"], row["label"]): row for block in blocks for row in block.remarks["penalties"]}
-    parameters = {
-        name: np.concatenate([block.arrays[name] for block in blocks], axis=1)
-        for name in ("w", "b")
-        if all(name in block.arrays for block in blocks)
-    }
-    for number, block in enumerate(blocks):
-        parameters |= {
-            f"{name}@{number}" if len(blocks) > 1 else name: value
-            for name, value in block.arrays.items()
-            if name.startswith("method.")
-        }
-    table = source.table
-    info = {
-        "model": source.model,
-        "dataset": source.dataset,
-        "usage": options.usage,
-        "method": job.name,
-        "kind": source.entries[0].kind,
-        "key": source.entries[0].key,
-        "keys": [entry.key for entry in source.entries],
-        "train_dataset": source.train_dataset or source.dataset,
-        "dataset_digest": source.dataset_digest,
-        "data_digest": source.digest,
-        "configuration": dict(job.config),
-        "seeds": list(job.seeds),
-        "labels": list(job.labels),
-        "attributes": [name.removeprefix(ATTRIBUTE) for name in table.columns if name.startswith(ATTRIBUTE)],
-        "skipped": dict(job.skipped),
-        "protocol": _trained_how(job),
-        "unit_norm": bool(study.texts and study.texts.image_tokens == 1),
-        "objective": _OBJECTIVES[_trained_how(job)],
-        "attribute": job.config["attribute"],
-        "attribute_in_training": bool(job.config["attribute"] and job.method.needs_attribute),
-        "attribute_at_test": job.method.attribute_at_test,
-        "penalties": [choices[column.seed, column.label] for column in columns],
-        "priors": priors,
-        "summary": summary,
-        "front": [row for block in blocks for row in block.remarks["front"]],
-        "baseline": [row for block in blocks for row in block.remarks["baseline"]],
-        "facts": [row for block in blocks for row in block.remarks["facts"]],
-        "slices": options.slices,
-        "split_policy": source.policy,
-        "allow_leakage": options.allow_leakage,
-        "leaking_patients": source.leaking,
-        "n": source.counts[: len(job.seeds)],
-        "n_missing": source.n_missing,
-        "n_synthetic": source.n_synthetic,
-        "d": source.x.shape[1],
-        "source": source.entries[0].document.get("source"),
-        "seconds": round(seconds, 3),
-        "versions": {name: version(name) for name in ("fmcache", "jax", "numpy")},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
-    if options.save == "scores":
-        rows = predictions_of(table, source.splits, columns, y, flat, job.name)
-    else:
-        rows, parameters = nothing(job.name), {}
-    return cache.publish_run(info, rows, parameters, key=job.key)
-
-
-def _trained_how(job: Job) -> str:
-    if job.method.name in ("none", "knn"):
-        return job.method.name
-    return "ridge" if job.study.options.solver == "ridge" else job.study.options.protocol
-
-
-_OBJECTIVES = {
-    "knn": "weighted vote of the nearest training rows by cosine; k chosen on val",
-    "convex": "mean BCE + lambda/2 |w|^2, intercept free; fitted on train, lambda chosen on val, no refit",
-    "ridge": "mean squared error/2 + lambda/2 |w|^2, intercept free; the logit calibrated on val, lambda chosen on val",
-    "none": "text prompts, nothing trained",
-    "paper": "BCE by AdamW, cosine, 100 epochs, batch 128, weight decay 0.05; the epoch chosen on val",
-    "fairmedfm": "BCE by SGD as that code has it; the epoch chosen on val",
-}
-
-
-def _move_priors(
-    job: Job, logits: Float[np.ndarray, "k c"], columns: Sequence[Column], y: Float[np.ndarray, "k c"]
-) -> list[dict[str, Any]]:
-    """Move the test rows' logits (in place) to the prevalence that was asked for; what was done."""
-    study = job.study
-    if not study.options.prior:
-        return []
-    told = []
-    for at, column in enumerate(columns):
-        split = study.source.splits[column.seed]
-        label = study.labels.index(column.label)
-        used = study.training(job.subset, column.seed, study.y)[:, label]
-        trained = float(np.nanmean(study.y[used, label])) if study.options.class_weight == "none" else 0.5
-        test = split == "test"
-        if study.options.prior == "em":
-            wanted = estimate(logits[test, at], trained)
-        else:
-            wanted = float(study.options.prior)
-        logits[test, at] = move(logits[test, at], trained, wanted)
-        told.append({"seed": column.seed, "label": column.label, "trained": trained, "moved_to": wanted})
-    return told
-
-
-def _summary(
-    job: Job, logits: Float[np.ndarray, "k c"], columns: Sequence[Column], y: Float[np.ndarray, "k c"]
-) -> list[dict[str, Any]]:
-    """AUC on validation and test (and its worst group, where an attribute is named), a row a label and seed."""
-    study = job.study
-    rows = []
-    for at, column in enumerate(columns):
-        split = study.source.splits[column.seed]
-        row: dict[str, Any] = {"label": column.label, "seed": column.seed}
-        for name in ("val", "test"):
-            mine = (split == name) & ~np.isnan(y[:, at])
-            truth, z = y[mine, at], logits[mine, at][:, None]
-            ranked = 0 < truth.sum() < len(truth)
-            row[f"{name}_auc"] = float(auc(z, truth)[0]) if ranked else None
-            known = ranked and study.groups and job.config["attribute"]
-            worst = worst_auc(z, truth, study.group[mine]) if known else None
-            row[f"{name}_worst_auc"] = None if worst is None else float(worst[0])
-        used = study.training(job.subset, column.seed, study.y)[:, study.labels.index(column.label)]
-        row["n_train"] = int(used.sum()) if job.method.trains else 0
-        rows.append(row)
-    return rows
+    return Done(arrays, json.loads(arrays.pop("remarks").tobytes()))
