@@ -70,10 +70,6 @@ def status(card: Card) -> str:
     """How far the model's numbers are proven, in a few words."""
     if card.family == "sam2":
         return "its code is transformers; compared with it in small"
-    if card.family == "segmentation" and card.id not in OFFICIAL:
-        return "as sam-vit-b, not compared at this size"
-    if card.family == "sam2":
-        return "its code is transformers' Sam2Model; compared with it in small"
     if card.id in OFFICIAL:
         of = OFFICIAL[card.id]
         parts = [f"image {of.image:.1e}"]
@@ -88,8 +84,8 @@ def status(card: Card) -> str:
 
 def preprocessing(card: Card) -> str:
     """How far the model's preprocessing is proven."""
-    if card.family in ("segmentation", "sam2"):
-        return "see docs/decisions"
+    if card.family == "sam2":
+        return "from its code, not compared"
     if card.id in OFFICIAL:
         return OFFICIAL[card.id].preprocessing
     if card.preprocess is None:

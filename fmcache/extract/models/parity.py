@@ -42,9 +42,21 @@ OFFICIAL = {
     "lvm-med": Parity(2.6e-6, preprocessing="FairMedFM's size; its own code feeds 1,024 pixels"),
     "blip": Parity(2.9e-6, 2.4e-7, 6.3e-7),
     "blip2": Parity(2.4e-6, 1.2e-7, 2.3e-6),
+    # segmentation: the encoder's map, and the logits of the masks
+    "sam-vit-b": Parity(6.0e-6, logits=3.5e-6, preprocessing="≤ 1e-5"),
+    "medsam": Parity(5.0e-6, logits=2.6e-6, preprocessing="≤ 1e-6"),
+    "mobile-sam": Parity(5.4e-6, logits=3.5e-6, preprocessing="≤ 1e-5; attention biases: docs/decisions/110"),
+    "tinysam": Parity(5.7e-6, logits=4.2e-6, preprocessing="≤ 1e-5; attention biases: docs/decisions/110"),
+    "sam-med2d": Parity(7.2e-6, logits=2.8e-6, preprocessing="≤ 1e-4 on the map of its own predictor"),
+    "ft-sam": Parity(8.6e-6, logits=3.2e-6, preprocessing="≤ 1e-4 on the map of its own predictor"),
+    "sam-med3d": Parity(1.4e-5, logits=2.9e-6, preprocessing="from its description, not compared"),
+    "fastsam3d": Parity(2.0e-5, logits=3.8e-6, preprocessing="from its description, not compared"),
+    "segvol": Parity(3.0e-6, text=2.5e-6, logits=3.3e-7, preprocessing="from its description, not compared"),
 }
 # the same architecture and names at another size, held by the tests of the size above
 SAME_CODE = {
+    "sam-vit-l": "sam-vit-b",
+    "sam-vit-h": "sam-vit-b",
     "dinov2-small": "dinov2-base",
     "dinov2-large": "dinov2-base",
     "dinov2-giant": "dinov2-base",
