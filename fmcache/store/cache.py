@@ -19,7 +19,15 @@ from fmcache.store.arrays import ArrayPlan
 from fmcache.store.catalog import write_catalog
 from fmcache.store.datasets import DatasetVersion, publish_dataset, read_newest
 from fmcache.store.documents import read_document, write_document
-from fmcache.store.durable import free_bytes, fsync_path, make_directory, put, storage_errors, sweep_partials
+from fmcache.store.durable import (
+    HOUR,
+    free_bytes,
+    fsync_path,
+    make_directory,
+    put,
+    storage_errors,
+    sweep_partials,
+)
 from fmcache.store.embeddings import Embeddings
 from fmcache.store.entries import SHORT, Entry, Stored, directories, read_entry, read_segments, stored_in
 from fmcache.store.keys import digest, path_name
@@ -70,7 +78,7 @@ def open_cache(path: str | Path, *, create: bool = False, verify: str = "crc32c"
             )
         with storage_errors("making the cache", where):
             where.mkdir(mode=0o700, parents=True, exist_ok=True)
-            sweep_partials(where)
+            sweep_partials(where, older_than=HOUR)
             write_document(identity, "cache", {}, "identity")
             fsync_path(where.parent)
     where = where.resolve()
@@ -295,7 +303,7 @@ class Cache:
             make_directory(folder / "segments", inside=self.path)
             identity = {"model": model, "dataset": dataset, "kind": kind, "document": dict(document)}
             if not (folder / "entry.json").exists():
-                sweep_partials(folder)
+                sweep_partials(folder, older_than=HOUR)
                 write_document(folder / "entry.json", "entry", identity, "entry")
         with locked(staging / f"{name}.lock", lock):
             stored = self.stored(model, dataset, kind, key)
@@ -390,7 +398,7 @@ class Cache:
         self.run(run_id)
         with storage_errors("writing results", self.path):
             make_directory(self.path / "results", inside=self.path)
-            sweep_partials(self.path / "results")
+            sweep_partials(self.path / "results", older_than=HOUR)
             data = table_bytes(conform(results, RESULT_COLUMNS, "results"))
             put(self.path / "results" / f"{run_id}.parquet", data, "results")
 

@@ -11,14 +11,16 @@ import os
 import shutil
 import signal
 import stat
+import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fmcache.errors import CorruptCache, DiskFull, StorageError
 
 PARTIAL = ".partial"
+HOUR = 3600.0
 FAULT_VARIABLE = "FMCACHE_FAULT"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _passes: dict[str, int] = {}
@@ -207,7 +209,14 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def sweep_partials(folder: Path) -> None:
-    """Remove what a killed `put` left in one directory."""
+def sweep_partials(folder: Path, *, older_than: float = 0.0) -> None:
+    """Remove what a killed `put` left in one directory.
+
+    Parameters
+    ----------
+    older_than : seconds. Where other processes may be writing at this moment, only what no live `put` can own: an hour.
+    """
     for file in folder.glob(f".*{PARTIAL}"):
-        file.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if not older_than or time.time() - file.lstat().st_mtime > older_than:
+                file.unlink()

@@ -23,7 +23,14 @@ import polars as pl
 from fmcache.errors import Busy, CorruptCache
 from fmcache.store.arrays import ArrayPlan, metadata, parse_metadata
 from fmcache.store.documents import read_document, write_document
-from fmcache.store.durable import fault_point, is_real_directory, make_directory, put, remove_tree
+from fmcache.store.durable import (
+    fault_point,
+    is_real_directory,
+    make_directory,
+    put,
+    remove_tree,
+    storage_errors,
+)
 from fmcache.store.keys import digest, file_digest
 from fmcache.store.schema import UNIT_COLUMNS
 from fmcache.store.tables import content_digest, read_table, write_table
@@ -94,9 +101,10 @@ def locked(file: Path, use: bool = True) -> Iterator[None]:
 
     Raises
     ------
-    Busy : another process holds it.
+    Busy : another process holds it. DiskFull, StorageError : the lock file cannot be made.
     """
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with storage_errors("taking a lock", file.parent):
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         if use:
             try:

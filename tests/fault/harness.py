@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +76,21 @@ def run_alone(
     command = [*before, sys.executable, str(WORKER), str(cache), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def call(function: Callable[..., object], *arguments: object, fault: str) -> int:
+    """Exit code of a module's function in a fresh process. Never os.fork: thread pools do not survive it."""
+    process = _CONTEXT.Process(target=_call, args=(function, arguments, fault))
+    process.start()
+    process.join(120)
+    assert process.exitcode is not None, "the call hangs"
+    return process.exitcode
+
+
+def _call(function: Callable[..., object], arguments: tuple[object, ...], fault: str) -> None:
+    os.environ["FMCACHE_FAULT"] = fault
+    function(*arguments)
+    os._exit(0)
 
 
 def run_traced(cache: Path, *arguments: str, inject: str) -> Outcome:

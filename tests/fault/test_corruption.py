@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -20,7 +19,7 @@ from fmcache.store.keys import digest
 from fmcache.store.maintenance import repair, verify
 from fmcache.store.tables import parse_table, table_bytes
 from tests.fault import worker
-from tests.fault.harness import BLOCKS, run, run_state, state
+from tests.fault.harness import BLOCKS, call, run, run_state, state
 
 KINDS = {
     "identity": "fmcache.json",
@@ -212,14 +211,8 @@ def test_repair_sets_a_segment_without_tables_aside(cache: Path, kind: str) -> N
     assert state(cache) == "complete"
 
 
-def killed_repair(cache: Path, key: str, fault: str) -> int:
-    pid = os.fork()
-    if pid == 0:
-        os.environ["FMCACHE_FAULT"] = fault
-        with contextlib.suppress(BaseException):
-            repair(open_cache(cache), key)
-        os._exit(0)
-    return os.waitpid(pid, 0)[1]
+def mend(cache: Path, key: str) -> None:
+    repair(open_cache(cache), key)
 
 
 def test_a_repair_killed_at_every_named_point_loses_nothing(sound: Path, tmp_path: Path) -> None:
@@ -231,11 +224,11 @@ def test_a_repair_killed_at_every_named_point_loses_nothing(sound: Path, tmp_pat
         (chunk,) = cache.glob(KINDS["chunk"])
         os.truncate(chunk, 100)
         if number == 0:
-            assert killed_repair(cache, key, f"trace@{tmp_path / 'trace'}") == 0
+            assert call(mend, cache, key, fault=f"trace@{tmp_path / 'trace'}") == 0
             points = list(dict.fromkeys((tmp_path / "trace").read_text().split()))
             assert len(points) > 10
             continue
-        assert killed_repair(cache, key, f"kill@{points[number - 1]}") == 9, points[number - 1]
+        assert call(mend, cache, key, fault=f"kill@{points[number - 1]}") == -9, points[number - 1]
         repair(open_cache(cache), key)
         done = run(cache)
         assert done.code == 0, (points[number - 1], done.err)

@@ -179,9 +179,18 @@ def sync_something_else(disk: Disk) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("other", [False, True], ids=["plain", "after another program's fsync"])
-def test_a_power_cut_at_every_named_point(tmp_path: Path, disk: Disk, other: bool) -> None:
-    for point in ["", *points(tmp_path)]:
+@pytest.mark.parametrize(
+    ("other", "begin", "step"),
+    [
+        pytest.param(False, 0, 4, id="plain"),
+        pytest.param(True, 2, 4, id="after another program's fsync"),
+        pytest.param(False, 0, 1, id="plain, all", marks=pytest.mark.heavy),
+        pytest.param(True, 0, 1, id="after another program's fsync, all", marks=pytest.mark.heavy),
+    ],
+)
+def test_a_power_cut(tmp_path: Path, disk: Disk, other: bool, begin: int, step: int) -> None:
+    """At every fourth named point (at all of them with make test-heavy), and after an acknowledged write."""
+    for point in ["", *points(tmp_path)[begin::step]]:
         disk.fresh()
         os.sync()
         cache = disk.mount / "cache"

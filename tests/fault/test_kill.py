@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -130,18 +131,23 @@ def test_a_kill_at_every_mutating_system_call(tmp_path: Path, part: int) -> None
 def test_random_kills_on_the_same_cache(tmp_path: Path) -> None:
     rng, cache, kills = random.Random(2), tmp_path / "cache", 0
     environment = {"PYTHONPATH": str(Path(worker.__file__).parents[2])}
+    command = [sys.executable, worker.__file__, "--slow", "0.05"]
+    began = time.monotonic()
+    subprocess.run(
+        [*command, str(tmp_path / "undisturbed")], check=True, capture_output=True, env=environment
+    )
+    whole = time.monotonic() - began  # a busy machine takes longer, and is given longer
     while state(cache) != "complete":
-        command = [sys.executable, worker.__file__, str(cache), "--slow", "0.05"]
         process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+            [*command, str(cache)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
         )
         try:
-            process.wait(0.5 + rng.random() * 0.35)
+            process.wait(whole * (0.5 + 0.6 * rng.random()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             kills += 1
-        assert kills < 200
+        assert kills < 100
         assert process.stderr is not None
         process.stderr.close()
     assert kills > 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -15,7 +14,9 @@ from typer.testing import CliRunner
 from fmcache.cli import app
 from fmcache.errors import FmcacheError
 from fmcache.store.cache import open_cache
+from fmcache.store.maintenance import collect_garbage
 from tests.fault import worker
+from tests.fault.harness import call
 
 KEY = worker._key()
 
@@ -147,17 +148,16 @@ def test_gc_leaves_what_is_being_written(cache: Path) -> None:
         assert writer.publish({}) is not None
 
 
+def collect(cache: Path) -> None:
+    collect_garbage(open_cache(cache), dry_run=False)
+
+
 @pytest.mark.parametrize("point", ["gc:before_delete"])
 def test_a_killed_gc_leaves_a_sound_cache(cache: Path, point: str) -> None:
     store = open_cache(cache)
     store.publish_dataset("study", {"title": "second version"}, worker.samples())
     for kill in range(1, 3):
-        pid = os.fork()
-        if pid == 0:
-            os.environ["FMCACHE_FAULT"] = f"kill@{point}#{kill}"
-            run(cache, "gc", "--yes")
-            os._exit(0)
-        os.waitpid(pid, 0)
+        call(collect, cache, fault=f"kill@{point}#{kill}")
         assert run(cache, "verify")[0] == 0
     assert run(cache, "gc", "--yes")[0] == 0
     assert rows(run(cache, "gc")[1]) == []
