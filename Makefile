@@ -44,7 +44,7 @@ demo: $(VENV)/.demo
 	$(BIN)/fmcache demo
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 test-heavy: $(VENV)/.dev
 	$(BIN)/python -m pytest -m heavy $(PYTEST_ARGS)
