@@ -97,7 +97,8 @@ class Embeddings:
                     batch = aligned((min(size, whole - start), *self.shape), x.dtype)
                     batch[...] = x[start : start + size]
                     yield rows[start : start + size], batch
-                rows, x = rows[whole:], x[whole:]
+                rows, x = rows[whole:].copy(), x[whole:].copy()  # a view would keep the whole window
+                del fresh, window
 
     def _windows(self, random: np.random.Generator | None) -> list[np.ndarray]:
         blocks = [part.target for part in self._parts(np.arange(self.n))]

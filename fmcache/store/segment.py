@@ -102,9 +102,7 @@ class SegmentWriter:
         start, stop = plan.bounds(block)
         if x.shape != (stop - start, *plan.shape[1:]):
             raise ValueError(f"block {block} has the shape {x.shape}, not {(stop - start, *plan.shape[1:])}")
-        units = self.units.slice(start, stop - start).rows()
-        position = {unit: row for row, unit in enumerate(units)}
-        reasons = {position[(item.input_digest, item.slice)]: item for item in rejected}
+        reasons = self._rows_of(rejected, start, stop)
         given = x
         if reasons:
             given = x.copy()
@@ -117,7 +115,8 @@ class SegmentWriter:
                 if finite
                 else "the model gave a value that is not finite"
             )
-            reasons[row] = Rejected("store" if finite else "model", why, *units[row])
+            unit = self.units.row(start + row)
+            reasons[row] = Rejected("store" if finite else "model", why, *unit)
         if reasons:
             stored = stored.copy()
             stored[sorted(reasons)] = np.nan
@@ -129,6 +128,14 @@ class SegmentWriter:
                 self._write_chunk(block, stored, reasons, error, tables or {})
             self.written += 1
         return [reasons[row] for row in sorted(reasons)]
+
+    def _rows_of(self, rejected: Sequence[Rejected], start: int, stop: int) -> dict[int, Rejected]:
+        """Row within the block → the rejected unit that stands there."""
+        if not rejected:
+            return {}
+        units = self.units.slice(start, stop - start).rows()
+        position = {unit: row for row, unit in enumerate(units)}
+        return {position[(item.input_digest, item.slice)]: item for item in rejected}
 
     def _write_chunk(
         self,

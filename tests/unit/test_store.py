@@ -245,7 +245,7 @@ def test_batches_hold_every_row_once(cache: Cache, size: int, shuffle: bool) -> 
 
 
 def test_batches_need_a_window_of_blocks_not_the_array(cache: Cache) -> None:
-    """40 blocks of 128 kB; at most two windows of four blocks, and what a batch and a concatenation take."""
+    """40 blocks of 128 kB: two windows of four, the four that are being read, a batch, and the indices of all rows."""
     n, d, block = 40 * 256, 256, 256
     samples = table({f"s{i:05}": f"image {i}" for i in range(n)})
     cache.publish_dataset("study", {}, samples)
@@ -263,7 +263,7 @@ def test_batches_need_a_window_of_blocks_not_the_array(cache: Cache) -> None:
         assert x.shape[1] == d
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 14 * block_bytes < n * d * 2
+    assert peak < 20 * block_bytes < n * d * 2
 
 
 # -------------------------------------------------------------------------------- append, changed, duplicate, rejected
