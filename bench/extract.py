@@ -213,7 +213,9 @@ def memory(options: argparse.Namespace, scratch: Path) -> None:
 
 
 def one_run(options: argparse.Namespace) -> None:
-    Bench(Path(options.one_run), options).whole([load(options.model, options.device)])()
+    name, _, file = options.model.partition("=")
+    model = load(name, options.device, Path(file) if file else None)
+    Bench(Path(options.one_run), options).whole([model])()
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
@@ -229,13 +231,13 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--autocast", default="bf16")
+    parser.add_argument("--autocast", default="fp32")
     parser.add_argument("--decode", default="exact")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--together", nargs="+", metavar="MODEL=FILE")
     parser.add_argument("--memory", action="store_true")
-    parser.add_argument("--memory-model", default="efficientnet-lite0")
+    parser.add_argument("--memory-model", default="efficientnet-lite0", metavar="MODEL[=FILE]")
     parser.add_argument("--most", type=int, default=20_000)
     parser.add_argument("--one-run", help=argparse.SUPPRESS)
     options = parser.parse_args()
