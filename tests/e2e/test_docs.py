@@ -78,5 +78,5 @@ def test_every_link_and_command_of_the_readme_is_there() -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", readme):
         assert (ROOT / target).exists(), target
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"`?make ([a-z-]+)", readme):
+    for target in re.findall(r"(?:^ {4}(?:\$ )?|`)make ([a-z-]+)", readme, flags=re.M):
         assert f"\n{target}:" in makefile, target
