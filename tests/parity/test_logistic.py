@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
 from fmcache.probe.logistic import fit_logistic
 from fmcache.probe.penalties import auc, log_loss
@@ -74,6 +75,19 @@ def test_one_percent_positives() -> None:
     _compare(*_study(4000, 30, prevalence=(0.01,)))
 
 
+def test_coefficients_and_auc_on_new_rows_are_the_peers() -> None:
+    x, y = _study(6000, 40)
+    fit = fit_logistic(x[:2000], y[:2000], PENALTIES)
+    for j, lam in enumerate(PENALTIES):
+        for label in range(y.shape[1]):
+            peer = LogisticRegression(C=1 / (lam * 2000), solver="newton-cholesky", tol=1e-12, max_iter=1000)
+            peer.fit(x[:2000].astype(np.float64), y[:2000, label])
+            np.testing.assert_allclose(fit.w[j, label], peer.coef_[0], atol=1e-4, rtol=0)
+            np.testing.assert_allclose(fit.b[j, label], peer.intercept_[0], atol=1e-4, rtol=0)
+            ours = roc_auc_score(y[2000:, label], x[2000:] @ fit.w[j, label])
+            assert ours == pytest.approx(roc_auc_score(y[2000:, label], x[2000:] @ peer.coef_[0]), abs=1e-6)
+
+
 def test_half_precision_rows_are_taken_as_they_are() -> None:
     x, y = _study(600, 12)
     x = x.astype(np.float16)
@@ -93,7 +107,6 @@ def test_the_result_does_not_depend_on_the_users_jax_settings() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_auc_and_log_loss(seed: int) -> None:
     from sklearn.metrics import log_loss as sklearn_log_loss
-    from sklearn.metrics import roc_auc_score
 
     rng = np.random.default_rng(seed)
     z = rng.integers(-4, 5, size=(80, 2)).astype(float)
