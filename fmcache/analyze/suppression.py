@@ -6,7 +6,8 @@ count is hidden ("small"). Then others are hidden ("complement") until
 
 * no table total minus what is shown leaves 1 to `floor` - 1 in any count,
 * no small group is the only hidden one of a total,
-* no small cell of an intersection follows from the linear equations of all its margins together.
+* no small count of a hidden group follows from all tables together: from the equations between groups, their margins
+  and the total, and from the fact that no count is negative.
 
 Groups inside a hidden group are hidden too, since their sum would give it away.
 """
@@ -87,20 +88,18 @@ def suppress(total: Cell, cells: Sequence[Cell], floor: int) -> dict[Place, Why]
     tables: dict[str, list[Cell]] = {}
     for cell in cells:
         tables.setdefault(cell.attribute, []).append(cell)
-    hidden: dict[Place, Why] = {}
-    for attribute in sorted(tables, key=lambda name: (name.count("*"), name)):
-        table = tables[attribute]
-        hidden.update({cell.place: "small" for cell in table if small(cell, floor)})
-        lines = _lines(total, table, tables)
-        _hide_inside(table, tables, hidden)
-        while True:
-            before = len(hidden)
-            for line in lines:
+    order = sorted(tables, key=lambda name: (name.count("*"), name))
+    lines = {attribute: _lines(total, tables[attribute], tables) for attribute in order}
+    every = [line for attribute in order for line in lines[attribute]]
+    hidden: dict[Place, Why] = {cell.place: "small" for cell in cells if small(cell, floor)}
+    while True:
+        before = len(hidden)
+        for attribute in order:
+            _hide_inside(tables[attribute], tables, hidden)
+            for line in lines[attribute]:
                 _close(line, hidden, floor)
-            _close_equations(lines, table, hidden)
-            if len(hidden) == before:
-                break
-    return hidden
+        if len(hidden) == before and not _close_equations(every, cells, hidden, floor):
+            return hidden
 
 
 def _margins(cell: Cell, tables: Mapping[str, Sequence[Cell]]) -> list[Cell]:
@@ -174,33 +173,74 @@ def _hide_smallest(cells: Sequence[Cell], hidden: dict[Place, Why]) -> bool:
     return True
 
 
-def _close_equations(lines: Sequence[_Line], table: Sequence[Cell], hidden: dict[Place, Why]) -> None:
-    """Hide more until no small cell is fixed by the equations 'hidden cells of a line sum to a known number'."""
-    while True:
-        covered = [cell for cell in table if cell.place in hidden]
-        index = {cell.place: i for i, cell in enumerate(covered)}
-        rows = []
-        for line in lines:
-            whole = line.parent.n
-            if line.parent.place in hidden or whole != sum(cell.n or 0 for cell in line.members):
-                continue  # an unknown sum, or people in none of the groups: not an equation
-            row = np.zeros(len(covered))
-            row[[index[cell.place] for cell in line.members if cell.place in index]] = 1
-            rows.append(row)
-        if not rows or not covered:
-            return
-        _, values, vectors = np.linalg.svd(np.stack(rows))
-        free = vectors[int((values > 1e-9).sum()) :]  # (free directions, hidden cells)
-        fixed = {
-            cell.place
-            for i, cell in enumerate(covered)
-            if hidden[cell.place] == "small" and (not len(free) or np.abs(free[:, i]).max() < 1e-9)
-        }
-        near = [
-            cell
-            for line in lines[1:]
-            if any(member.place in fixed for member in line.members)
-            for cell in line.members
-        ]
-        if not fixed or not (_hide_smallest(near, hidden) or _hide_smallest(table, hidden)):
-            return
+def _close_equations(
+    lines: Sequence[_Line], cells: Sequence[Cell], hidden: dict[Place, Why], floor: int
+) -> bool:
+    """Hide one more group if a small count follows from all lines together; whether one was hidden."""
+    for count in ("n", "n_pos", "n_neg", "n_patients"):
+        for place in _fixed(lines, hidden, count, floor):
+            around = [
+                line for line in lines if place in {cell.place for cell in (line.parent, *line.members)}
+            ]
+            near = [cell for line in around for cell in line.members]
+            table = [cell for cell in cells if cell.attribute == place[0]]
+            above = [line.parent for line in around if line.parent.attribute]
+            if any(_hide_smallest(some, hidden) for some in (near, table, above)):
+                return True
+    return False
+
+
+def _fixed(lines: Sequence[_Line], hidden: Mapping[Place, Why], count: str, floor: int) -> list[Place]:
+    """The hidden groups whose small `count` has one possible value, all lines taken together.
+
+    Hidden counts are the unknowns: whole numbers, none negative. Lines whose members do not make up the parent are no
+    equations. First a sufficient test that is cheap: a direction in which the solution can move without changing a
+    count that is zero. Where that finds none, linear programming gives the least and the most.
+    """
+    unknown: dict[Place, int] = {}
+    rows: list[dict[Place, float]] = []
+    for line in lines:
+        whole = line.parent.counts().get(count)
+        parts = [cell.counts().get(count) for cell in line.members]
+        if whole is None or None in parts or whole != sum(part for part in parts if part is not None):
+            continue
+        row: dict[Place, float] = {}
+        for cell, value, sign in [
+            *zip(line.members, parts, [1.0] * len(parts), strict=True),
+            (line.parent, whole, -1.0),
+        ]:
+            if cell.place in hidden and value is not None:
+                unknown[cell.place] = value
+                row[cell.place] = sign
+        rows.append(row)
+    small_ones = [place for place, value in unknown.items() if 0 < value < floor and hidden[place] == "small"]
+    if not small_ones:
+        return []
+    places = list(unknown)
+    equations = np.array([[row.get(place, 0.0) for place in places] for row in rows])
+    values = np.array([unknown[place] for place in places], float)
+    loose = np.zeros(len(places), bool)
+    loose[values > 0] = np.abs(_directions(equations[:, values > 0])).max(axis=0, initial=0.0) > 1e-9
+    tight = [place for place in small_ones if not loose[places.index(place)]]
+    return [place for place in tight if _range(equations, values, places.index(place)) < 0.5]
+
+
+def _directions(equations: np.ndarray) -> np.ndarray:
+    """A basis [directions, unknowns] of what may be added to a solution."""
+    _, values, vectors = np.linalg.svd(equations)
+    return np.asarray(vectors[int((values > 1e-9).sum()) :])
+
+
+def _range(equations: np.ndarray, values: np.ndarray, unknown: int) -> float:
+    """The most minus the least that one unknown can be, the others free but not negative."""
+    from scipy.optimize import linprog
+
+    aim = np.zeros(len(values))
+    aim[unknown] = 1
+    ends = [
+        linprog(sign * aim, A_eq=equations, b_eq=equations @ values, bounds=(0, None), method="highs")
+        for sign in (1, -1)
+    ]
+    if any(end.status == 3 for end in ends):  # no bound above
+        return np.inf
+    return float(-ends[1].fun - ends[0].fun)

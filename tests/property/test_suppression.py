@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
@@ -80,6 +80,9 @@ def counts(draw: st.DrawFn) -> np.ndarray:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow],
           phases=[Phase.explicit, Phase.reuse, Phase.generate])  # fmt: skip
 @given(counts())
+@example(
+    np.array([[0, 0], [181, 8], [0, 181]])
+)  # the equations leave it open; that no count is negative does not
 def test_no_small_cell_is_shown_or_follows_from_what_is_shown(table: np.ndarray) -> None:
     total, cells = cells_of(table)
     hidden = suppress(total, cells, FLOOR)
@@ -100,3 +103,55 @@ def test_the_attack_finds_what_naive_suppression_gives_away() -> None:
     hidden = suppress(total, cells, FLOOR)
     low, high = attack(total, cells, set(hidden), table.shape)["sex*race", "s0*r0"]
     assert high - low > 10
+
+
+PAIRS = ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2))
+NAMES = ("sex", "race", "age")
+
+
+@st.composite
+def three_ways(draw: st.DrawFn) -> np.ndarray:
+    """Images and positives [sex 2, race 3, age 2, count 2]: three attributes, each pair of them shown too."""
+    sizes = st.one_of(st.integers(0, 14), st.integers(15, 90))
+    images = np.array(draw(st.lists(sizes, min_size=12, max_size=12))).reshape(2, 3, 2)
+    share = draw(st.sampled_from([0.02, 0.1, 0.5]))
+    return np.stack([images, np.round(images * share).astype(int)], axis=-1)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow],
+          phases=[Phase.explicit, Phase.reuse, Phase.generate])  # fmt: skip
+@given(three_ways())
+def test_nor_do_small_positives_follow_from_three_attributes_and_their_pairs(table: np.ndarray) -> None:
+    masks: dict[tuple[str, str], np.ndarray] = {("", "overall"): np.ones(table.shape[:3], bool)}
+    for axes in PAIRS:
+        for index in np.ndindex(*(table.shape[axis] for axis in axes)):
+            mask = np.ones(table.shape[:3], bool)
+            for axis, i in zip(axes, index, strict=True):
+                keep = np.zeros(table.shape[axis], bool)
+                keep[i] = True
+                mask &= keep.reshape([-1 if other == axis else 1 for other in range(3)])
+            group = "*".join(f"{NAMES[axis][0]}{i}" for axis, i in zip(axes, index, strict=True))
+            masks["*".join(NAMES[axis] for axis in axes), group] = mask
+    cells = [
+        Cell(*place, n=int(n), n_pos=int(n_pos), n_patients=int(n))
+        for place, mask in masks.items()
+        for n, n_pos in [table[mask].sum(axis=0)]
+    ]
+    hidden = suppress(cells[0], cells[1:], FLOOR)
+    numbers = {"images": {cell.place: cell.n or 0 for cell in cells},
+               "positives": {cell.place: cell.n_pos or 0 for cell in cells}}  # fmt: skip
+    shown = [place for place in masks if place not in hidden]
+    for count, of in numbers.items():
+        small = [place for place in masks if 0 < of[place] < FLOOR]
+        assert not set(small) & set(shown)
+        if not shown:
+            continue
+        equations = np.array([masks[place].ravel() for place in shown], float)
+        values = np.array([of[place] for place in shown], float)
+        for place in small:
+            ends = []
+            for sign in (1, -1):
+                aim = sign * masks[place].ravel().astype(float)
+                outcome = linprog(aim, A_eq=equations, b_eq=values, bounds=(0, None), method="highs")
+                ends.append(sign * outcome.fun if outcome.status == 0 else sign * -np.inf)
+            assert ends[1] - ends[0] > 0.5, f"the {count} of {place} can only be {ends[0]:g}"
