@@ -86,12 +86,20 @@ def query_arrow(
 
 def tables(cache: Cache) -> list[dict[str, Any]]:
     """Tables, columns and macros: rows of table, column, type and about."""
+    described = query(
+        cache,
+        " UNION ALL ".join(
+            f"SELECT '{table.name}', column_name, column_type FROM (DESCRIBE {table.name})"
+            for table in TABLES
+        ),
+        in_place=True,
+    ).rows
     rows: list[dict[str, Any]] = []
     for table in TABLES:
-        described = query(cache, f"DESCRIBE {table.name}").rows
+        columns = [(name, kind) for of, name, kind in described if of == table.name]
         rows += [
             {"table": table.name, "column": name, "type": kind, "about": "" if index else table.about}
-            for index, (name, kind, *_) in enumerate(described)
+            for index, (name, kind) in enumerate(columns)
         ]
     about = {
         "auc": "area under the ROC curve, ties counting half",
