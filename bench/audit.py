@@ -25,9 +25,10 @@ import warnings
 import numpy as np
 import polars as pl
 
-from fmcache.analyze.areas import Partition, areas_of
+from fmcache.analyze.areas import areas_of
 from fmcache.analyze.bootstrap import Resamples, patient_weights
 from fmcache.analyze.evaluate import evaluate
+from fmcache.analyze.partitions import Partition
 
 LEVELS = {"sex": [0.45, 0.55], "insurance": [0.35, 0.65], "race": [0.62, 0.20, 0.12, 0.06]}
 

@@ -19,18 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from fmcache.analyze.partitions import Partition
+
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 EXACT = 2**24  # whole numbers below this are exact in float32
-
-
-@dataclass(frozen=True)
-class Partition:
-    """Disjoint groups of the samples: `codes` [n] in 0 … size − 1."""
-
-    codes: Ints
-    size: int
 
 
 @dataclass(frozen=True)

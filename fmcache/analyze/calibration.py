@@ -89,9 +89,12 @@ def recalibrate(y: Bools, p: Floats) -> tuple[float, float, float]:
     nan = float("nan")
     if not y.any() or y.all():
         return nan, nan, nan
-    values, inverse, counts = np.unique(p, return_inverse=True, return_counts=True)
-    x, n = logit(values), counts.astype(np.float64)
-    k = np.bincount(inverse, y).astype(np.float64)
+    if (p[1:] < p[:-1]).any():
+        order = np.argsort(p, kind="stable")
+        return recalibrate(y[order], p[order])
+    first = np.concatenate([[0], np.flatnonzero(p[1:] != p[:-1]) + 1])
+    x, n = logit(p[first]), np.diff(first, append=len(p)).astype(np.float64)
+    k = np.add.reduceat(y, first, dtype=np.float64)
     large = _large(x, n, k)
     if len(x) == 1 or p[y].min() > p[~y].max() or p[y].max() < p[~y].min():
         return large, nan, nan
@@ -161,17 +164,18 @@ def one_step(start: Floats, sums: Floats) -> tuple[Floats, Floats]:
     return (np.where(np.isfinite(large), large, np.nan), np.where(np.isfinite(slope), slope, np.nan))
 
 
-def recalibration_columns(y: Bools, p: Floats, start: Floats) -> Floats:
+def recalibration_columns(y: Bools, x: Floats, start: Floats) -> Floats:
     """[n, 7]: residual and weight of `large`; gradient (2) and curvature (3) of (intercept, slope) at `start` [n, 3].
 
-    Where a parameter of `start` is NaN, so are its columns' results; the columns themselves are 0.
+    x : `logit` of the scores. Where a parameter of `start` is NaN, its columns are 0.
     """
-    x = logit(p)
-    out = np.zeros((len(y), 7))
+    out = np.empty((7, len(y)))  # in columns, which are written one at a time
     mu = expit(x + start[:, 0])
-    out[:, 0], out[:, 1] = y - mu, mu * (1 - mu)
+    out[0], out[1] = y - mu, mu * (1 - mu)
     mu = expit(start[:, 1] + start[:, 2] * x)
-    weight = mu * (1 - mu)
-    out[:, 2], out[:, 3] = y - mu, (y - mu) * x
-    out[:, 4], out[:, 5], out[:, 6] = weight, weight * x, weight * x * x
-    return np.nan_to_num(out)
+    out[2], out[4] = y - mu, mu * (1 - mu)
+    out[3], out[5] = out[2] * x, out[4] * x
+    out[6] = out[5] * x
+    if (unfit := np.isnan(start).any(axis=1)).any():
+        out[:, unfit] = np.nan_to_num(out[:, unfit])
+    return out.T

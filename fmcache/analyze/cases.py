@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
-from fmcache.analyze.areas import Bools, Floats, Ints, Partition
+from fmcache.analyze.areas import Bools, Floats, Ints
 from fmcache.analyze.groups import Bins, Grouping, group_by
 from fmcache.analyze.influence import auc_influence
 from fmcache.analyze.metrics import METRICS, Tally, is_probability, tally
+from fmcache.analyze.partitions import Partition
 from fmcache.analyze.permutation import PERMUTATIONS
 from fmcache.analyze.thresholds import choose_threshold, chosen_on_test, fixed_threshold, needs_validation
 from fmcache.errors import UsageError
@@ -147,6 +148,7 @@ def cases_of(
         raise UsageError(
             f"No prediction in the split {split!r} has a label of 0 or 1 and a finite score.",
             f"It has {measured:,} rows.",
+            "Choose another --split, or another run.",
         )
     return cases, len(patients)
 

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from fmcache.analyze.areas import Bools, Floats, Ints, Partition
+from fmcache.analyze.areas import Bools, Floats, Ints
 from fmcache.analyze.bootstrap import Resamples
 from fmcache.analyze.calibration import BINS, SMALLEST
 from fmcache.analyze.cases import Case, Setting
 from fmcache.analyze.disparities import UNDEFINED, gap, skew
 from fmcache.analyze.groups import UNKNOWN, Grouping
 from fmcache.analyze.metrics import DEFINITION, auc, ratio
+from fmcache.analyze.partitions import Partition
 from fmcache.analyze.rows import NAN, Rows
 from fmcache.analyze.sums import sums_of
 from fmcache.analyze.thresholds import choose_threshold

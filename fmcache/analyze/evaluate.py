@@ -119,9 +119,9 @@ def evaluate(
     def measure(case: Case) -> tuple[list[dict[str, Any]], list[Member]]:
         mine, members = list[dict[str, Any]](), list[Member]()
         if DEFINITION in definitions:
-            prepared = _plan(case, patients, setting)
-            drawn = resamples.tally(prepared)
-            mine, members = _case_rows(case, drawn, references, setting, prepared, resamples.threads)
+            drawn = resamples.tally(_plan(case, patients, setting, len(case.groupings)))
+            everyone = _plan(case, patients, setting, 1)
+            mine, members = _case_rows(case, drawn, references, setting, everyone, resamples.threads)
         for other in definitions:
             if other != DEFINITION:
                 mine += other_rows(other, case, patients, resamples, setting)
@@ -145,13 +145,16 @@ def _check_family(setting: Setting) -> None:
     for name in setting.family:
         if name not in METRICS:
             raise UsageError(
-                f"There is no metric {name!r} for the family.", f"Metrics: {', '.join(METRICS)}."
+                f"There is no metric {name!r} for the family.",
+                f"Metrics: {', '.join(METRICS)}.",
+                "Type: --family with one of them.",
             )
 
 
-def _plan(case: Case, patients: int, setting: Setting) -> Plan:
+def _plan(case: Case, patients: int, setting: Setting, k: int) -> Plan:
+    """Of the first k groupings."""
     return plan(
-        case.y, case.score, case.patient, patients, case.partitions(), threshold=case.limits,
+        case.y, case.score, case.patient, patients, case.partitions()[:k], threshold=case.limits[:k],
         probability=case.probability, exact=setting.exact,
     )  # fmt: skip
 
@@ -321,7 +324,7 @@ def _null(case: Case, i: int, setting: Setting, prepared: Plan, threads: bool) -
         case.y[rows], case.score[rows], case.patient[rows], grouping.codes[rows], len(grouping.names),
         threshold=float(case.limits[0][0]), probability=case.probability, permutations=setting.permutations,
         seed=setting.seed, exact=setting.exact, threads=threads,
-        prepared=replace(prepared, parts=prepared.parts[:1]) if rows.all() else None,
+        prepared=prepared if rows.all() else None,
     )  # fmt: skip
     return select(dealt, np.array(known, np.int64))
 

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fmcache.analyze.areas import Floats, Partition
+from fmcache.analyze.areas import Floats
 from fmcache.analyze.bootstrap import Resamples
 from fmcache.analyze.calibration import BINS, SMALLEST, bin_of
 from fmcache.analyze.cases import OVERALL, Setting, patient_codes
 from fmcache.analyze.groups import Bins, Grouping, group_by
 from fmcache.analyze.metrics import DEFINITION, Metric, ratio
 from fmcache.analyze.metrics import auc as area
+from fmcache.analyze.partitions import Partition
 from fmcache.analyze.references import named_references
 from fmcache.analyze.scores import SumCase, Values, sum_rows
 from fmcache.analyze.weighted import plan

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import gammaincc
 
-from fmcache.analyze.areas import Bools, Floats, Ints, Partition
+from fmcache.analyze.areas import Bools, Floats, Ints
 from fmcache.analyze.bootstrap import CHUNK
 from fmcache.analyze.metrics import Tally
 from fmcache.analyze.parallel import side_by_side
+from fmcache.analyze.partitions import Partition, ranked
 from fmcache.analyze.weighted import Plan, concatenate, plan
 
 PERMUTATIONS = 100
@@ -84,7 +85,7 @@ def dealing(
     unit : [n], codes of (patient, group). units : how many. chunks : orders of the units, some permutations each.
     deal : a chunk → weights [units, permutations · groups], 0 or 1.
     """
-    pairs, unit = np.unique(patient * groups + codes, return_inverse=True)
+    pairs, unit = ranked(patient * groups + codes, (int(patient.max()) + 1) * groups)
     group = pairs % groups
     ill = np.bincount(unit, strata, len(pairs)) > 0
     orders = _orders(ill.tobytes(), seed, permutations)
@@ -117,10 +118,12 @@ def _shuffled(units: int, seed: int, number: int) -> npt.NDArray[np.int32]:
 
 def _members(orders: npt.NDArray[np.int32], group: Ints, groups: int) -> npt.NDArray[np.float32]:
     """Membership, [units, permutations · groups], 0 or 1, when the units of `orders` get the groups [units]."""
-    out = np.zeros((orders.shape[1], len(orders) * groups), np.float32)
-    for k, order in enumerate(orders):
-        out[order, k * groups + group] = 1
-    return out
+    dealt = np.empty(orders.shape, np.uint16)
+    small = group.astype(np.uint16)
+    for mine, order in zip(dealt, orders, strict=True):
+        mine[order] = small
+    of_unit = np.ascontiguousarray(dealt.T)[:, :, None]
+    return (of_unit == np.arange(groups, dtype=np.uint16)).astype(np.float32).reshape(len(of_unit), -1)
 
 
 def chance(observed: float, null: Floats) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fmcache.analyze.areas import Bools, Floats, Ints, Partition
+from fmcache.analyze.areas import Bools, Floats, Ints
 from fmcache.analyze.bootstrap import Resamples
 from fmcache.analyze.cases import Setting
 from fmcache.analyze.differences import UNDECIDED, equivalence, two_sided
@@ -20,6 +20,7 @@ from fmcache.analyze.disparities import DISPARITIES, UNDEFINED, applies, gap
 from fmcache.analyze.groups import Grouping
 from fmcache.analyze.intervals import interval
 from fmcache.analyze.metrics import Metric
+from fmcache.analyze.partitions import Partition
 from fmcache.analyze.permutation import chance, dealing
 from fmcache.analyze.rows import NAN, Rows
 from fmcache.analyze.sums import sums_of

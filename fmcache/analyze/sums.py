@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from fmcache.analyze.areas import Floats, Ints, Partition
+from fmcache.analyze.areas import Floats, Ints
+from fmcache.analyze.partitions import Partition
 
 
 @dataclass(frozen=True)

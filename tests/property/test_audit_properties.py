@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from fmcache.analyze.areas import Partition
 from fmcache.analyze.bootstrap import Resamples, patient_weights
 from fmcache.analyze.evaluate import evaluate
 from fmcache.analyze.metrics import METRICS, RATES, tally
+from fmcache.analyze.partitions import Partition
 from fmcache.analyze.weighted import plan
 from fmcache.store.schema import RESULT_COLUMNS
 

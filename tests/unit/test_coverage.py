@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from fmcache.analyze.areas import Partition
 from fmcache.analyze.bootstrap import Resamples
 from fmcache.analyze.influence import auc_influence, clustered_variance, independent_variance, logit_interval
 from fmcache.analyze.intervals import percentiles, wilson
+from fmcache.analyze.partitions import Partition
 from fmcache.analyze.weighted import plan
 
 SHIFT = 1.0

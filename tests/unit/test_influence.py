@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 
-from fmcache.analyze.areas import Partition
 from fmcache.analyze.bootstrap import Resamples
 from fmcache.analyze.influence import (
     auc_influence,
@@ -18,6 +17,7 @@ from fmcache.analyze.influence import (
     separated_interval,
 )
 from fmcache.analyze.metrics import auc, auprc
+from fmcache.analyze.partitions import Partition
 from fmcache.analyze.weighted import plan
 
 
