@@ -98,7 +98,11 @@ def audit_table(
     cuts = dict(bins) if isinstance(bins, Mapping) else dict(parse_bins(one) for one in bins)
     raw = read_any(table)
     if raw.is_empty():
-        raise UsageError("The table has no rows.", f"Columns: {', '.join(raw.columns[:12])}.")
+        raise UsageError(
+            "The table has no rows.",
+            f"Columns: {', '.join(raw.columns[:12])}.",
+            "Give one row a case, with its label and score.",
+        )
     labels = [label] if isinstance(label, str) else list(label)
     scores = [score] if isinstance(score, str) else list(score)
     columns = attribute_columns(raw, list(by), set(cuts))

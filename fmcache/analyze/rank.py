@@ -96,7 +96,11 @@ def lower_is_better(metric: str, disparity: str) -> bool:
         return False
     better = {**METRICS, **VALUES}[metric].better
     if better == "neither":
-        raise UsageError(f"{metric} has no better direction, so models cannot be ranked by it.")
+        raise UsageError(
+            f"{metric} has no better direction, so models cannot be ranked by it.",
+            "A rank needs a metric of which more, or less, is better.",
+            "Type: --metric auc, auc_es, tpr, … ; docs/metrics.md lists the directions.",
+        )
     return better == "lower"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +50,30 @@ def _read_file(path: Path) -> pl.DataFrame:
     name = path.name.lower()
     try:
         if name.endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz")):
-            return pl.read_csv(path, infer_schema=False, separator="\t" if ".tsv" in name else ",")
+            return pl.read_csv(path, infer_schema=False, separator=_separator(path))
         if name.endswith(".parquet"):
             return pl.read_parquet(path)
         if name.endswith((".arrow", ".feather", ".ipc")):
             return pl.read_ipc(path)
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read.", str(error).splitlines()[0][:200]) from None
+    except (pl.exceptions.PolarsError, OSError, EOFError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{path} cannot be read.",
+            str(error).splitlines()[0][:200],
+            "Give a CSV with a header, a Parquet or an Arrow file.",
+        ) from None
     raise UsageError(
         f"{path} has an unknown ending.",
         "Known: .csv, .tsv (also .gz), .parquet, .arrow, .feather, .ipc.",
         "Save the table as CSV or Parquet.",
     )
+
+
+def _separator(path: Path) -> str:
+    """What stands between the names of the header; spreadsheets of many countries write semicolons."""
+    opened = gzip.open if path.name.lower().endswith(".gz") else open
+    with opened(path, "rt", encoding="utf-8-sig", errors="replace") as file:
+        header = file.readline(1 << 20)
+    return "," if "," in header else max(",;\t", key=header.count)
 
 
 def require(name: str, table: pl.DataFrame) -> None:
@@ -70,7 +83,7 @@ def require(name: str, table: pl.DataFrame) -> None:
         raise UsageError(
             f"There is no column {name}.",
             f"Columns: {', '.join(table.columns[:20])}{' …' if len(table.columns) > 20 else ''}.",
-            f"Did you mean {close[0]}?" if close else "",
+            f"Did you mean {close[0]}?" if close else "Name one of them.",
         )
 
 
@@ -107,7 +120,11 @@ def truth(column: pl.Series, name: str) -> pl.Series:
             "classes give one score column a class: --score p_a,p_b,p_c",
         )
     if y.null_count() == len(y):
-        raise UsageError(f"The label {name} has no value in any row.")
+        raise UsageError(
+            f"The label {name} has no value in any row.",
+            "Every cell of it is empty.",
+            "Give 0 and 1 where it is known, or name another --label.",
+        )
     return y.fill_null(float("nan"))
 
 
@@ -124,10 +141,13 @@ def number(column: pl.Series, name: str) -> pl.Series:
     numbers = said.replace({"true": "1", "false": "0"}).cast(pl.Float64, strict=False)
     wrong = int((numbers.is_null() & said.is_not_null()).sum())
     if wrong:
+        commas = int(said.str.contains(r"^-?\d+,\d+$").sum())
         raise UsageError(
             f"The score {name} has to be a number.",
-            f"{wrong:,} of {len(column):,} values are not.",
-            "Give the column of the predicted probability.",
+            f"{wrong:,} of {len(column):,} values are not{', they have a decimal comma' * (commas == wrong)}.",
+            "Write decimals with a point."
+            if commas == wrong
+            else "Give the column of the predicted probability.",
         )
     return numbers.fill_null(float("nan"))
 

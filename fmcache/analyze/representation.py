@@ -156,7 +156,9 @@ def coordinates(x: Floats, samples: pl.DataFrame, *, tsne: bool = True, seed: in
     MissingExtra : t-SNE without scikit-learn. UsageError : fewer than five samples.
     """
     if len(x) < 5:
-        raise UsageError(f"There are {len(x)} patients.", "Coordinates need five.")
+        raise UsageError(
+            f"There are {len(x)} patients.", "Coordinates need five.", "Choose an entry with more patients."
+        )
     centred = np.asarray(x, np.float64) - np.mean(x, axis=0, dtype=np.float64)
     u, s, v = np.linalg.svd(centred, full_matrices=False)
     sign = np.sign(v[np.arange(len(v)), np.abs(v).argmax(axis=1)])

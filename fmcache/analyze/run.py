@@ -63,7 +63,9 @@ def run_metrics(
         tables.append(outcome.results)
         progress.advance(1, name)
     if by and not used:
-        raise UsageError(f"No run has the attributes {', '.join(by)}.", _attributes(runs))
+        raise UsageError(
+            f"No run has the attributes {', '.join(by)}.", _attributes(runs), "Type: --by with some of these."
+        )
     return pl.concat(tables)
 
 

@@ -107,7 +107,11 @@ def audit_values(
     )
     measured = used.filter(split="test").sort("label", "sample_id")
     if measured.is_empty():
-        raise UsageError("No row is in the test split.", f"The table has {n:,} rows.")
+        raise UsageError(
+            "No row is in the test split.",
+            f"The table has {n:,} rows.",
+            "Write test in the column split of the rows to audit, or leave the column away.",
+        )
     findings = _findings(used, measured, values, list(by), setting)
     patients = int(patient_codes(measured).max()) + 1
     measured = measured.with_columns(pl.Series("_patient", patient_codes(measured)))

@@ -58,7 +58,9 @@ def run_versus(
     bases = [run for run in runs if run.info.get("model") == baseline]
     if not bases:
         known = sorted({str(run.info.get("model")) for run in runs})
-        raise MissingEntry(f"No run is of the model {baseline}.", f"Runs are of: {', '.join(known)}.", "")
+        raise MissingEntry(
+            f"No run is of the model {baseline}.", f"Runs are of: {', '.join(known)}.", "Name one of them."
+        )
     others = [
         run
         for run in runs
@@ -111,7 +113,11 @@ def versus(
     usable = pl.col("score").is_finite() & pl.col("_score").is_finite() & pl.col("y").is_in([0.0, 1.0])
     joined = mine.join(other, on=keys, how="inner", maintain_order="left").filter(usable.fill_null(False))
     if not (joined["split"] == split).any():
-        raise UsageError("The two runs have no measured sample, label and seed in common.")
+        raise UsageError(
+            "The two runs have no measured sample, label and seed in common.",
+            "Only cases that both have measured can be compared.",
+            'Choose runs of one dataset, label and split; list them with: fmcache sql "SELECT * FROM runs"',
+        )
     different = int((joined["y"] != joined["_y"]).sum())
     if different:
         raise UsageError(

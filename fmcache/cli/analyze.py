@@ -283,6 +283,7 @@ def audit(
             raise UsageError(
                 "--value measures numbers that are there already.",
                 "It goes without --score, --report, --curves.",
+                "Leave those out, or leave --value out.",
             )
         from fmcache.analyze.values import audit_values
 

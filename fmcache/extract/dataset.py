@@ -290,7 +290,9 @@ def _task(samples: pl.DataFrame, card: DatasetCard, task: str) -> pl.DataFrame:
         samples = run_query(f"SELECT * FROM samples WHERE {of.where}", {"samples": samples})
     if samples.is_empty():
         raise DatasetError(
-            f"The task {task} of {card.name} keeps no sample.", f"It keeps those with {of.where}."
+            f"The task {task} of {card.name} keeps no sample.",
+            f"It keeps those with {of.where}.",
+            f"Look at the labels with: fmcache datasets {card.name}   or choose another --task.",
         )
     return samples.drop(dropped)
 
@@ -329,12 +331,20 @@ def _split(
         )
         return samples, split_document("patient", samples, options.split_seed, stratify=wanted)
     if not groups:
-        raise DatasetError("The split `paper` balances an attribute.", "These samples have none with groups.")
+        raise DatasetError(
+            "The split `paper` balances an attribute.",
+            "These samples have none with groups.",
+            "Type: --balance ATTRIBUTE for one whose groups are known, or another --split.",
+        )
     balance = ATTRIBUTE + options.balance if options.balance else groups[0]
     balance = balance if balance in groups else f"{balance}_group"
     if balance not in groups:
         names = ", ".join(name.removeprefix(ATTRIBUTE) for name in groups)
-        raise DatasetError(f"There is no attribute {options.balance!r} with groups.", f"There are: {names}.")
+        raise DatasetError(
+            f"There is no attribute {options.balance!r} with groups.",
+            f"There are: {names}.",
+            "Type: --balance and one of them.",
+        )
     samples = samples.with_columns(split_as_paper(samples, balance, options.split_seed))
     leaking = leaking_patients(samples)
     if leaking and not options.allow_leakage:

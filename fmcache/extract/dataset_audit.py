@@ -104,7 +104,9 @@ def read_reference(path: str) -> pl.DataFrame:
     values = table[number].cast(pl.Float64, strict=False)
     if values.is_null().any() or (values < 0).any():
         raise DatasetError(
-            f"The reference {Path(path).name} holds a {number} that is no number from 0.", "", ""
+            f"The reference {Path(path).name} holds a {number} that is no number from 0.",
+            "A share or a count is 0 or more.",
+            f"Correct the column {number}.",
         )
     table = table.select("attribute", "group").with_columns(share=values)
     return table.with_columns(pl.col("share") / pl.col("share").sum().over("attribute"))
@@ -207,7 +209,9 @@ def _shift(samples: pl.DataFrame, reference: pl.DataFrame) -> Iterator[AuditRow]
         if column not in samples.columns:
             have = ", ".join(c.removeprefix(ATTRIBUTE) for c in group_columns(samples))
             raise DatasetError(
-                f"The reference has the attribute {name!r}, the dataset has not.", f"It has: {have}."
+                f"The reference has the attribute {name!r}, the dataset has not.",
+                f"It has: {have}.",
+                f"Name it as there, or take {name!r} out of the reference.",
             )
         wanted = dict(reference.filter(pl.col("attribute") == name).select("group", "share").iter_rows())
         known = samples.drop_nulls(column)[column].cast(pl.String)

@@ -161,7 +161,11 @@ def read_card(file: Path) -> DatasetCard:
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise DatasetError(f"The card {file.name} cannot be read.", f"{error.strerror}.") from None
+        raise DatasetError(
+            f"The card {file.name} cannot be read.",
+            f"{error.strerror}.",
+            "Give a file that you may read; look at it with: ls -l",
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DatasetError(
             f"The card {file.name} is not valid TOML.", str(error), "Mend that line."
@@ -184,7 +188,9 @@ def parse_card(content: Mapping[str, Any], what: str) -> DatasetCard:
     policy = split.get("policy", "")
     if policy not in ("", *SPLIT_POLICIES):
         raise DatasetError(
-            f"{what}: [split] there is no policy {policy!r}.", f"It is {' or '.join(SPLIT_POLICIES)}."
+            f"{what}: [split] there is no policy {policy!r}.",
+            f"It is {' or '.join(SPLIT_POLICIES)}.",
+            "Choose one; docs/datasets.md (Splits) says what each does.",
         )
     if content.get("masks"):
         mask_card(content, what)
@@ -192,7 +198,11 @@ def parse_card(content: Mapping[str, Any], what: str) -> DatasetCard:
     if not isinstance(synthetic, list) or not all(
         isinstance(one, dict) and "file" in one for one in synthetic
     ):
-        raise DatasetError(f"{what}: [[synthetic]] is no list of sections with a `file` each.")
+        raise DatasetError(
+            f"{what}: [[synthetic]] is no list of sections with a `file` each.",
+            f"It is {synthetic!r}.",
+            'Write [[synthetic]] and below it file = "FILE.csv".',
+        )
     return DatasetCard(
         name=content["name"],
         title=content["title"],
@@ -239,17 +249,27 @@ def _check_top(content: Mapping[str, Any], what: str) -> None:
                 f"{what}: there is no {key} {value!r}.", f"It is one of {', '.join(known)}.", f"Mend `{key}`."
             )
     if not isinstance(content.get("allow_leakage", False), bool):
-        raise DatasetError(f"{what}: `allow_leakage` is neither true nor false.")
+        raise DatasetError(
+            f"{what}: `allow_leakage` is neither true nor false.",
+            f"It is {content['allow_leakage']!r}.",
+            "Write allow_leakage = true, without quotes, or leave it away.",
+        )
 
 
 def _check_facts(content: Mapping[str, Any], what: str) -> None:
     for name, count in content.get("published", {}).items():
         if type(count) is not int:
-            raise DatasetError(f"{what}: [published] {name} is no whole number.", f"It is {count!r}.")
+            raise DatasetError(
+                f"{what}: [published] {name} is no whole number.",
+                f"It is {count!r}.",
+                "Write the number that the owner published, without quotes.",
+            )
     for name, tag in content.get("verified", {}).items():
         if tag not in TAGS:
             raise DatasetError(
-                f"{what}: [verified] {name} cannot be {tag!r}.", f"It is one of {', '.join(TAGS)}."
+                f"{what}: [verified] {name} cannot be {tag!r}.",
+                f"It is one of {', '.join(TAGS)}.",
+                "Choose one; docs/datasets.md (A card) says what each means.",
             )
     _list(content, "notes", f"{what}: ")
 
@@ -259,25 +279,37 @@ def _attribute(name: str, section: Any, what: str) -> AttributeCard:
     _known(section, _ATTRIBUTE, what, where)
     for key in ("title", "unit"):
         if not isinstance(section.get(key, ""), str):
-            raise DatasetError(f"{what}: {where}{key} is not text.")
+            raise DatasetError(
+                f"{what}: {where}{key} is not text.", f"It is {section[key]!r}.", "Put it in quotes."
+            )
     for key, kind in (("groups", str), ("names", str), ("range", float), ("cut", float), ("unknown", float)):
         values = section.get(key, [])
         wanted = (str,) if kind is str else (int, float)
         if not isinstance(values, list) or not all(type(value) in wanted for value in values):
-            raise DatasetError(f"{what}: {where}{key} is no list of {'texts' if kind is str else 'numbers'}.")
+            raise DatasetError(
+                f"{what}: {where}{key} is no list of {'texts' if kind is str else 'numbers'}.",
+                f"It is {values!r}.",
+                "Write a list: [a, b].",
+            )
     cut, names, span = section.get("cut", []), section.get("names", []), section.get("range")
     if list(cut) != sorted(set(cut)):
         raise DatasetError(
             f"{what}: {where}cut does not rise.", f"It is {cut}.", "Write it as in cut = [40, 60]."
         )
     if span is not None and (len(span) != 2 or span[0] >= span[1]):
-        raise DatasetError(f"{what}: {where}range is not [lowest, highest].", f"It is {span}.")
+        raise DatasetError(
+            f"{what}: {where}range is not [lowest, highest].", f"It is {span}.", "Write range = [0, 120]."
+        )
     if names and len(names) != len(cut) + 1:
         found = f"There are {len(cut)} cuts and {len(names)} names."
         raise DatasetError(f"{what}: {where}names does not fit cut.", found, "n cuts make n + 1 groups.")
     codes, groups = section.get("codes", {}), section.get("groups", [])
     if not isinstance(codes, dict) or not all(isinstance(group, str) for group in codes.values()):
-        raise DatasetError(f'{what}: {where}codes is no table of code = "group".', f"It is {codes!r}.")
+        raise DatasetError(
+            f'{what}: {where}codes is no table of code = "group".',
+            f"It is {codes!r}.",
+            'Write codes = { F = "female", M = "male" }; docs/datasets.md (Codes) shows it.',
+        )
     if groups and (stray := sorted(set(codes.values()) - {*groups, ""})):
         raise DatasetError(
             f"{what}: {where}codes names the group {stray[0]!r}.", f"The groups are {', '.join(groups)}.",
@@ -305,15 +337,29 @@ def _label(name: str, section: Any, defaults: Mapping[str, Any], what: str) -> L
     of = {**defaults, **section}
     codes, classes = of.get("codes", {}), _list(of, "classes", f"{what}: {where}")
     if not isinstance(codes, dict) or not all(value in (0, 1, "") for value in codes.values()):
-        raise DatasetError(f'{what}: {where}codes is no table of code = 0, 1 or "".', f"It is {codes!r}.")
+        raise DatasetError(
+            f'{what}: {where}codes is no table of code = 0, 1 or "".',
+            f"It is {codes!r}.",
+            "Write codes = { yes = 1, no = 0 }; docs/datasets.md (Codes) shows it.",
+        )
     if classes and len(classes) != 2:
-        raise DatasetError(f"{what}: {where}classes are not two.", f"They are {', '.join(classes)}.")
+        raise DatasetError(
+            f"{what}: {where}classes are not two.",
+            f"They are {', '.join(classes)}.",
+            "Name the negative class first, then the positive one.",
+        )
     if of.get("policy", POLICIES[0]) not in POLICIES:
         raise DatasetError(
-            f"{what}: {where}there is no policy {of['policy']!r}.", f"Policies: {', '.join(POLICIES)}."
+            f"{what}: {where}there is no policy {of['policy']!r}.",
+            f"Policies: {', '.join(POLICIES)}.",
+            "Choose one; docs/datasets.md (Codes) says what each does.",
         )
     if of.get("blank") not in (None, 0, 1):
-        raise DatasetError(f"{what}: {where}blank is neither 0 nor 1.", f"It is {of['blank']!r}.")
+        raise DatasetError(
+            f"{what}: {where}blank is neither 0 nor 1.",
+            f"It is {of['blank']!r}.",
+            "Write blank = 0 where an empty cell means no finding, or leave it away.",
+        )
     return LabelCard(
         title=str(of.get("title", "")),
         text=str(of.get("text", "")),
@@ -335,7 +381,9 @@ def _task(name: str, section: Any, labels: Mapping[str, LabelCard], what: str) -
     wanted = _list(section, "labels", f"{what}: [tasks.{name}] ")
     if stray := [label for label in wanted if label not in labels]:
         raise DatasetError(
-            f"{what}: [tasks.{name}] names the label {stray[0]}.", f"Labels: {', '.join(labels)}."
+            f"{what}: [tasks.{name}] names the label {stray[0]}.",
+            f"Labels: {', '.join(labels)}.",
+            f"Correct the name, or add the section [labels.{stray[0]}].",
         )
     return TaskCard(wanted, str(section.get("where", "")))
 
@@ -344,19 +392,31 @@ def _check_text(section: Mapping[str, Any], what: str) -> None:
     _known(section, ("templates",), what, "[text] ")
     templates = section.get("templates", [])
     if not isinstance(templates, list) or not all(isinstance(one, str) and "{}" in one for one in templates):
-        raise DatasetError(f"{what}: [text] templates is no list of texts with {{}} in each.")
+        raise DatasetError(
+            f"{what}: [text] templates is no list of texts with {{}} in each.",
+            f"It is {templates!r}.",
+            'Write templates = ["a photo of {}."].',
+        )
 
 
 def _list(section: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     values = section.get(key, [])
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise DatasetError(f"{where}{key} is no list of texts.", f"It is {values!r}.")
+        raise DatasetError(
+            f"{where}{key} is no list of texts.",
+            f"It is {values!r}.",
+            'Write a list of texts: ["no finding", …].',
+        )
     return tuple(values)
 
 
 def _known(section: Any, known: Iterable[str], what: str, where: str) -> None:
     if not isinstance(section, dict):
-        raise DatasetError(f"{what}: {where.strip()} is not a section.")
+        raise DatasetError(
+            f"{what}: {where.strip()} is not a section.",
+            f"It is {section!r}.",
+            "Write its keys below a heading in brackets; docs/datasets.md (A card) shows it.",
+        )
     known = list(known)
     for key in section:
         if key not in known:

@@ -41,29 +41,49 @@ def read_table(file: Path, card: TableCard | None = None) -> pl.DataFrame:
         if kind == [".xlsx"] and not compressed:
             return _headed(_workbook(file, card.sheet), file, card)
         if kind[0] not in (*_SEPARATOR, ".json", ".txt"):
-            raise DatasetError(f"{file.name} is no table that can be read.", f"Readable: {READABLE}.")
+            raise DatasetError(
+                f"{file.name} is no table that can be read.",
+                f"Readable: {READABLE}.",
+                "Convert it to one of these.",
+            )
         data = gzip.decompress(file.read_bytes()) if compressed else file.read_bytes()
         data.decode("utf-8")
         if kind == [".json"]:
             return _objects(data, file)
         table = pl.read_csv(
-            data, separator=_SEPARATOR.get(kind[0], ","), infer_schema=False, has_header=False,
+            data, separator=_separator(kind[0], data, card), infer_schema=False, has_header=False,
             truncate_ragged_lines=False,
         )  # fmt: skip
     except pl.exceptions.NoDataError:
-        raise DatasetError(f"{file.name} is empty.", "It has not even a header.") from None
+        raise DatasetError(
+            f"{file.name} is empty.",
+            "It has not even a header.",
+            "Give a table with a header and one row a sample.",
+        ) from None
     except UnicodeDecodeError as error:
         found = f"Byte {error.start:,} is no UTF-8."
         raise DatasetError(f"{file.name} is not UTF-8 text.", found, "Save it as UTF-8.") from None
     except OSError as error:
         found = f"{error.strerror or 'It is damaged'}."
-        raise DatasetError(f"{file.name} cannot be read.", found) from None
+        raise DatasetError(
+            f"{file.name} cannot be read.", found, "Give a file that you may read; look at it with: ls -l"
+        ) from None
     except (EOFError, pl.exceptions.PolarsError):
         raise DatasetError(
             f"{file.name} is not a well-formed table.",
             "A row has more cells than the header, or a quote is open.",
+            "Write the table again with quotes around cells that hold a comma, as UTF-8.",
         ) from None
     return _headed(table, file, card)
+
+
+def _separator(ending: str, data: bytes, card: TableCard) -> str:
+    """By the ending; a .csv whose header has semicolons and no comma is what spreadsheets of many countries write."""
+    known = _SEPARATOR.get(ending, ",")
+    header = data.partition(b"\n")[0]
+    if known == "," and b";" in header and b"," not in header and not card.names and not card.skip:
+        return ";"
+    return known
 
 
 def _headed(table: pl.DataFrame, file: Path, card: TableCard) -> pl.DataFrame:
@@ -79,7 +99,11 @@ def _headed(table: pl.DataFrame, file: Path, card: TableCard) -> pl.DataFrame:
             dict(zip(table.columns, card.names, strict=False))
         )
     if table.is_empty():
-        raise DatasetError(f"{file.name} is empty.", "It has not even a header.")
+        raise DatasetError(
+            f"{file.name} is empty.",
+            "It has not even a header.",
+            "Give a table with a header and one row a sample.",
+        )
     names = [(name or "").strip() for name in table.row(0)]
     if repeated := sorted({name for name in names if name and names.count(name) > 1}):
         raise DatasetError(f"{file.name} has a column `{repeated[0]}` twice.", "", "Rename one of them.")
@@ -105,11 +129,17 @@ def _workbook(file: Path, sheet: str) -> pl.DataFrame:
         rows = [[_cell(value) for value in row] for row in book[sheet or book.sheetnames[0]].values]
     except (zipfile.BadZipFile, KeyError, ValueError, EOFError):
         raise DatasetError(
-            f"{file.name} is no workbook that can be read.", "It is damaged, or no .xlsx."
+            f"{file.name} is no workbook that can be read.",
+            "It is damaged, or no .xlsx.",
+            "Save it again as .xlsx, or as CSV.",
         ) from None
     width = max((len(row) for row in rows), default=0)
     if not width:
-        raise DatasetError(f"{file.name} is empty.", "It has not even a header.")
+        raise DatasetError(
+            f"{file.name} is empty.",
+            "It has not even a header.",
+            "Give a table with a header and one row a sample.",
+        )
     padded = [row + [None] * (width - len(row)) for row in rows]
     schema = {f"column_{number}": pl.String for number in range(width)}
     return pl.DataFrame(padded, schema=schema, orient="row")
@@ -128,9 +158,15 @@ def _objects(data: bytes, file: Path) -> pl.DataFrame:
     try:
         content = json.loads(data)
     except ValueError as error:
-        raise DatasetError(f"{file.name} is not valid JSON.", str(error)) from None
+        raise DatasetError(
+            f"{file.name} is not valid JSON.", str(error), "Write the file again, or give a CSV."
+        ) from None
     if not isinstance(content, list) or not content or not all(isinstance(one, dict) for one in content):
-        raise DatasetError(f"{file.name} is no list of objects.", "One object a row is expected.")
+        raise DatasetError(
+            f"{file.name} is no list of objects.",
+            "One object a row is expected.",
+            'Write [{"sample_id": …, "path": …}, …], or give a CSV.',
+        )
     names = list(dict.fromkeys(name for one in content for name in one))
     return pl.DataFrame(
         {name: [_json(one.get(name)) for one in content] for name in names},
@@ -205,7 +241,11 @@ def run_query(query: str, tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
         con.execute("SET enable_external_access = false; SET lock_configuration = true")
         statements = con.extract_statements(query)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-            raise DatasetError("The card's query is not one SELECT.", f"It has {len(statements)} statements.")
+            raise DatasetError(
+                "The card's query is not one SELECT.",
+                f"It has {len(statements)} statements.",
+                "Write one SELECT over the tables of the card; docs/datasets.md (Tables) shows one.",
+            )
         return pl.DataFrame(con.sql(statements[0].query).to_arrow_table())
     except duckdb.Error as error:
         # the first line names tables and columns; DuckDB quotes cell values only in conversion errors

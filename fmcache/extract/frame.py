@@ -45,6 +45,7 @@ class Frame:
             raise ModelError(
                 f"A picture cannot be fitted by {self.fit!r} and {self.resampling!r}.",
                 f"fmcache has {', '.join(FITS)} and {', '.join(RESAMPLING)}.",
+                "Correct `fit` and `resampling` in the card of the model.",
             )
 
     @property

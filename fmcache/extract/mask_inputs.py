@@ -125,7 +125,11 @@ def given_masks(dataset: Dataset) -> list[str]:
         )
     given: list[str] = dataset.samples[COLUMN].drop_nulls().unique(maintain_order=True).to_list()
     if not given:
-        raise DatasetError(f"{dataset.name} has no masks.", f"The column {COLUMN} is empty in every row.")
+        raise DatasetError(
+            f"{dataset.name} has no masks.",
+            f"The column {COLUMN} is empty in every row.",
+            "Give ground-truth masks in that column, or type: --kind image",
+        )
     return given
 
 

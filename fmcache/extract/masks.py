@@ -56,20 +56,36 @@ def mask_card(card: Mapping[str, Any], what: str = "The card") -> MaskCard:
         and 1 <= len(classes) <= 255
         and all(isinstance(one, str) for one in classes)
     ):
-        raise DatasetError(f"{what}: [masks] classes is no list of 1 to 255 names.", f"It is {classes!r}.")
+        raise DatasetError(
+            f"{what}: [masks] classes is no list of 1 to 255 names.",
+            f"It is {classes!r}.",
+            'Write classes = ["lung", …]; docs/datasets.md (Masks) shows it.',
+        )
     if len(set(classes)) != len(classes):
-        raise DatasetError(f"{what}: [masks] classes holds a name twice.", f"It is {', '.join(classes)}.")
+        raise DatasetError(
+            f"{what}: [masks] classes holds a name twice.",
+            f"It is {', '.join(classes)}.",
+            "Give each class its own name.",
+        )
     for name, of in values.items():
         if name not in classes:
             raise DatasetError(
-                f"{what}: [masks] values names the class {name!r}.", f"Classes: {', '.join(classes)}."
+                f"{what}: [masks] values names the class {name!r}.",
+                f"Classes: {', '.join(classes)}.",
+                f"Add {name!r} to classes, or take it out of values.",
             )
         if not isinstance(of, list) or not of or not all(type(value) is int for value in of):
             raise DatasetError(
-                f"{what}: [masks] values.{name} is no list of whole numbers.", f"It is {of!r}."
+                f"{what}: [masks] values.{name} is no list of whole numbers.",
+                f"It is {of!r}.",
+                f"Write values.{name} = [1, 2].",
             )
     if values and (lacking := [name for name in classes if name not in values]):
-        raise DatasetError(f"{what}: [masks] values has no {lacking[0]!r}.", f"It has {', '.join(values)}.")
+        raise DatasetError(
+            f"{what}: [masks] values has no {lacking[0]!r}.",
+            f"It has {', '.join(values)}.",
+            f"Give the grey values of {lacking[0]!r}, or take it out of classes.",
+        )
     ignore = section.get("ignore", [])
     return MaskCard(
         classes=tuple(classes),

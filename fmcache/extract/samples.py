@@ -57,7 +57,11 @@ def check_samples(
     """
     _check_columns(table, what)
     if table.is_empty():
-        raise DatasetError(f"{what} has no rows.", f"It has the columns {', '.join(table.columns[:12])}.")
+        raise DatasetError(
+            f"{what} has no rows.",
+            f"It has the columns {', '.join(table.columns[:12])}.",
+            "Give a table with one row a sample; docs/datasets.md says which columns.",
+        )
     notes = []
     table = table.with_columns(
         pl.col(name).cast(pl.String) for name in _TEXT if name in table.columns
@@ -79,7 +83,9 @@ def check_samples(
     cards = labels or {}
     if uncertain is not None and uncertain not in POLICIES:
         raise DatasetError(
-            f"There is no uncertainty policy {uncertain!r}.", f"Policies: {', '.join(POLICIES)}."
+            f"There is no uncertainty policy {uncertain!r}.",
+            f"Policies: {', '.join(POLICIES)}.",
+            "Type: --uncertain and one of them.",
         )
     columns = []
     doubts: dict[str, dict[str, int]] = {}

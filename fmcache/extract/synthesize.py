@@ -74,7 +74,11 @@ def synthesize(card: DatasetCard, out: Path) -> Path:
 def _write(root: Path, name: str, section: Mapping[str, Any]) -> None:
     path = root / name
     if not path.resolve().is_relative_to(root.resolve()):
-        raise UsageError(f"The miniature names a file that leaves its folder: {name}.")
+        raise UsageError(
+            f"The miniature names a file that leaves its folder: {name}.",
+            "Files of a miniature lie below its folder.",
+            "Write a relative path without `..`.",
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()[:8]))
     if name.endswith("/"):
@@ -103,7 +107,11 @@ def _content(name: str, section: Mapping[str, Any], rng: np.random.Generator) ->
     if "arrays" in section:
         arrays = {key: _array(of, rng) for key, of in section["arrays"].items()}
         return _npz(arrays) if name.endswith(".npz") else _hdf5(arrays)
-    raise UsageError(f"The miniature does not say what {name} holds.")
+    raise UsageError(
+        f"The miniature does not say what {name} holds.",
+        "An image, a volume or a mask needs its size and kind.",
+        "Describe it in the miniature of the card; docs/datasets.md (Miniatures) shows how.",
+    )
 
 
 def _text(name: str, section: Mapping[str, Any]) -> bytes:

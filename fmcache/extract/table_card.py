@@ -61,7 +61,11 @@ def table_card(name: str, section: Any, what: str) -> TableCard:
     if isinstance(section, str):
         section = {"file": section}
     if not isinstance(section, dict):
-        raise DatasetError(f"{what}: table `{name}` is neither a path nor a section.", f"It is {section!r}.")
+        raise DatasetError(
+            f"{what}: table `{name}` is neither a path nor a section.",
+            f"It is {section!r}.",
+            f'Write {name} = "FILE.csv", or a section [tables.{name}] with a `path`.',
+        )
     for key in section:
         if key not in _KEYS:
             near = get_close_matches(key, _KEYS, n=1)
@@ -82,7 +86,11 @@ def table_card(name: str, section: Any, what: str) -> TableCard:
             )
     kind = section.get("kind", KINDS[0])
     if kind not in KINDS:
-        raise DatasetError(f"{what}: {where}there is no kind {kind!r}.", f"Kinds: {', '.join(KINDS)}.")
+        raise DatasetError(
+            f"{what}: {where}there is no kind {kind!r}.",
+            f"Kinds: {', '.join(KINDS)}.",
+            "Choose one, or leave `kind` away for a table; docs/datasets.md (Tables) says what each reads.",
+        )
     wrong = [key for key in ("names", "columns", "fields") if not _texts(section.get(key, []))]
     wrong += [key for key in ("optional",) if not isinstance(section.get(key, False), bool)]
     wrong += [key for key in ("skip",) if type(section.get(key, 0)) is not int]
@@ -90,7 +98,9 @@ def table_card(name: str, section: Any, what: str) -> TableCard:
     wrong += [key for key in ("sheet",) if not isinstance(section.get(key, ""), str)]
     if wrong:
         raise DatasetError(
-            f"{what}: {where}{wrong[0]} is of the wrong type.", f"It is {section[wrong[0]]!r}."
+            f"{what}: {where}{wrong[0]} is of the wrong type.",
+            f"It is {section[wrong[0]]!r}.",
+            "Correct it in the card; docs/datasets.md (Tables) says what each key holds.",
         )
     return TableCard(
         files=files,

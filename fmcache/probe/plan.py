@@ -97,7 +97,7 @@ def make_plan(cache: Cache, options: Options, note: Callable[[str], None]) -> li
         raise UsageError(
             f"No method has the hyper-parameter {stray[0]}.",
             f"These have {', '.join(known) or 'none'}.",
-            "",
+            "Type: --grid NAME=… with one of them, or name its method: --method NAME",
         )
     jobs: list[Job] = []
     for source in _sources(cache, options):
@@ -107,7 +107,11 @@ def make_plan(cache: Cache, options: Options, note: Callable[[str], None]) -> li
         for subset in subsets_of(options.fractions, options.balance):
             jobs += _jobs(study, subset, methods, note)
     if not jobs:
-        raise UsageError("There is nothing to probe.", "No dataset has any of these labels.", "")
+        raise UsageError(
+            "There is nothing to probe.",
+            "No dataset has any of these labels.",
+            'List the labels with: fmcache sql "DESCRIBE samples"',
+        )
     return jobs
 
 
@@ -201,7 +205,7 @@ def _sources(cache: Cache, options: Options) -> list[Source]:
         raise UsageError(
             f"{options.usage} works on one model and one dataset.",
             "Texts lie beside the images of one model.",
-            "",
+            "Leave --fuse and --train-dataset out, or type: fmcache probe lp",
         )
     if options.train_dataset:
         measured = entries_of(cache, options.models, [options.eval_dataset])

@@ -59,7 +59,11 @@ def open_cache(path: str | Path, *, create: bool = False, verify: str = "crc32c"
     of a newer format. StorageError : everyone may write to it.
     """
     if verify not in VERIFY:
-        raise UsageError(f"verify={verify!r} means nothing.", f"It is one of {', '.join(VERIFY)}.")
+        raise UsageError(
+            f"verify={verify!r} means nothing.",
+            f"It is one of {', '.join(VERIFY)}.",
+            "Call open_cache(path, verify=…) with one of them.",
+        )
     where = Path(path).absolute()
     identity = where / IDENTITY
     if not identity.exists() and not identity.is_symlink():
@@ -335,7 +339,9 @@ class Cache:
 
     def _entry_path(self, model: str, dataset: str, kind: str, key: str) -> Path:
         if kind not in ("image", "text", "mask"):
-            raise UsageError(f"{kind!r} is no kind of entry.", "It is image, text or mask.")
+            raise UsageError(
+                f"{kind!r} is no kind of entry.", "It is image, text or mask.", "Choose one of them."
+            )
         return self.path / "entries" / path_name(model) / path_name(dataset) / f"{kind}-{key[:SHORT]}"
 
     def require_space(self, need: int) -> None:

@@ -478,4 +478,8 @@ def open_published_loosely(folder: Path) -> Any:
     try:
         return Published(folder, read_document(folder / NAME, "segment"))
     except FileNotFoundError:
-        raise CorruptCache(f"{folder} has no manifest.") from None
+        raise CorruptCache(
+            f"{folder} has no manifest.",
+            "It is the folder of a segment whose list of files was lost.",
+            "Type: fmcache cache repair",
+        ) from None

@@ -97,14 +97,18 @@ def conform(
     others = [name for name in table.columns if name not in columns]
     if others and not extra:
         raise DatasetError(
-            f"The table of {what} has the unexpected column {others[0]}.", f"It has {_some(table.columns)}."
+            f"The table of {what} has the unexpected column {others[0]}.",
+            f"It has {_some(table.columns)}.",
+            "Take it out, or name it label.… or attribute.… if it is one.",
         )
     try:
         typed = [pl.col(name).cast(dtype, strict=True) for name, dtype in columns.items()]
         return table.select(*typed, *others)
     except pl.exceptions.PolarsError as error:
         raise DatasetError(
-            f"A column of the table of {what} has the wrong type.", str(error).splitlines()[0]
+            f"A column of the table of {what} has the wrong type.",
+            str(error).splitlines()[0],
+            "Write the column in its own type; docs/format.md lists them.",
         ) from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from polars.testing import assert_frame_equal
 from typer.testing import CliRunner
 
 import fmcache
@@ -47,7 +49,28 @@ def table(n: int = 600) -> pl.DataFrame:
     )
 
 
+def test_a_decimal_comma_is_named(tmp_path: Path) -> None:
+    data = table(50).with_columns(pl.col("p").cast(pl.String).str.replace(".", ",", literal=True))
+    data.write_csv(tmp_path / "a.csv", separator=";")
+    with pytest.raises(UsageError, match="50 of 50 values are not, they have a decimal comma"):
+        fmcache.audit(tmp_path / "a.csv", label="y", score="p", by=["sex"])
+
+
 OPTIONS = {"draws": 30, "permutations": 10, "patient": "pid"}
+
+
+@pytest.mark.parametrize(
+    ("separator", "name"), [(";", "a.csv"), ("\t", "a.csv"), (";", "a.tsv"), (",", "a.csv.gz")]
+)
+def test_a_table_is_read_whatever_separates_its_columns(tmp_path: Path, separator: str, name: str) -> None:
+    data = table(200)
+    text = data.write_csv(separator=separator).encode("utf-8-sig")
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    options = {"label": "y", "score": "p", "by": ["sex"], **OPTIONS}
+    assert_frame_equal(
+        fmcache.audit(tmp_path / name, **options).drop("dataset"),
+        fmcache.audit(data, **options).drop("dataset"),
+    )
 
 
 def value(results: pl.DataFrame, metric: str, disparity: str = "", **where: object) -> float:

@@ -50,6 +50,21 @@ def test_a_workbook_with_extra_header_rows(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a;b\n1;2,5\n", [{"a": "1", "b": "2,5"}]),
+        ('"a";"b"\n1;2\n', [{"a": "1", "b": "2"}]),
+        ("a,b\n1;1,2\n", [{"a": "1;1", "b": "2"}]),  # commas in the header: semicolons are content
+    ],
+)
+def test_a_csv_with_semicolons_as_spreadsheets_of_many_countries_write(
+    tmp_path: Path, text: str, expected: list[dict]
+) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    assert rows(load_table("t", TableCard(("t.csv",)), tmp_path)) == expected
+
+
 def test_a_sheet_that_is_not_there_names_the_nearest(tmp_path: Path) -> None:
     book = openpyxl.Workbook()
     book.active.title = "CheXpert Demo 11-14"
