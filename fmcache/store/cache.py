@@ -17,6 +17,7 @@ import polars as pl
 from fmcache.errors import AmbiguousEntry, DiskFull, MissingEntry, StorageError, UsageError
 from fmcache.store.arrays import ArrayPlan
 from fmcache.store.catalog import write_catalog
+from fmcache.store.coordinates import publish_coordinates, read_coordinates
 from fmcache.store.datasets import DatasetVersion, publish_dataset, read_newest
 from fmcache.store.documents import read_document, write_document
 from fmcache.store.durable import (
@@ -413,6 +414,16 @@ class Cache:
         files = sorted((self.path / "results").glob("[0-9a-f]*.parquet"))
         tables = [empty(RESULT_COLUMNS), *(read_table(file) for file in files)]
         return pl.concat(tables, how="diagonal")  # results from before a column was added lack it
+
+    def publish_coordinates(self, coordinates: pl.DataFrame) -> None:
+        """Store maps of embeddings (COORDINATE_COLUMNS, then ``attribute.*``), replacing earlier ones of the same entry
+        and projection in one step."""
+        with storage_errors("writing coordinates", self.path):
+            publish_coordinates(self.path, coordinates)
+
+    def coordinates(self) -> pl.DataFrame:
+        """The maps of all entries: where each sample lies; COORDINATE_COLUMNS, then ``attribute.*``."""
+        return read_coordinates(self.path)
 
 
 def _missing(what: str, name: str, known: list[str]) -> MissingEntry:

@@ -6,7 +6,7 @@ globs in catalog.sql, verified files in `fmcache sql`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache as once
 from importlib.resources import files
@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 
 from fmcache.store import schema
+from fmcache.store.coordinates import coordinate_files
 from fmcache.store.durable import put, read_bytes
 from fmcache.store.entries import directories
 from fmcache.store.manifest import Published, open_published
@@ -28,6 +29,7 @@ GLOBS: Mapping[str, str] = {
     "run_files": "runs/*/run.json",
     "prediction_files": "runs/*/predictions.parquet",
     "result_files": "results/*.parquet",
+    "coordinate_files": "coordinates/*.parquet",
     "sample_files": "datasets/*/*/samples.parquet",
     "card_files": "datasets/*/*/card.json",
     "manifest_files": "entries/*/*/*/segments/*/manifest.json",
@@ -64,6 +66,11 @@ TABLES = (
     Table("predictions", ("prediction_files", "run_files"), "one row a run, sample, label and seed"),
     Table("results", ("result_files",), "the tidy metrics of all runs"),
     Table("metrics", ("result_files",), "another name of results"),
+    Table(
+        "coordinates",
+        ("coordinate_files",),
+        "maps of embeddings: one row a sample and projection (pca, tsne)",
+    ),
 )
 
 
@@ -88,7 +95,8 @@ def _read(name: str) -> str:
 
 
 _SCHEMAS = (
-    "SAMPLE_COLUMNS", "PREDICTION_COLUMNS", "RESULT_COLUMNS", "ROW_COLUMNS", "MASK_COLUMNS", "PROMPT_COLUMNS",
+    "SAMPLE_COLUMNS", "PREDICTION_COLUMNS", "RESULT_COLUMNS", "COORDINATE_COLUMNS", "ROW_COLUMNS", "MASK_COLUMNS",
+    "PROMPT_COLUMNS",
 )  # fmt: skip
 _TYPES: Mapping[Any, str] = {
     pl.String: "VARCHAR",
@@ -181,7 +189,15 @@ def _masks(begins: str) -> Callable[[Path], Iterator[Path]]:
 
 
 def _results(root: Path) -> Iterator[Path]:
-    for file in sorted((root / "results").glob("[0-9a-f]*.parquet")):
+    return _own_digest(sorted((root / "results").glob("[0-9a-f]*.parquet")))
+
+
+def _coordinates(root: Path) -> Iterator[Path]:
+    return _own_digest(coordinate_files(root))
+
+
+def _own_digest(files: Iterable[Path]) -> Iterator[Path]:
+    for file in files:
         read_table(file)  # has no manifest; its content digest is in the file
         yield file
 
@@ -190,6 +206,7 @@ _FINDERS: Mapping[str, Callable[[Path], Iterator[Path]]] = {
     "run_files": _runs("run.json"),
     "prediction_files": _runs("predictions.parquet"),
     "result_files": _results,
+    "coordinate_files": _coordinates,
     "sample_files": _newest("samples.parquet"),
     "card_files": _newest("card.json"),
     "manifest_files": _manifests,

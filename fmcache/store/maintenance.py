@@ -37,6 +37,8 @@ from fmcache.store.tables import content_digest, read_table, write_table
 from fmcache.store.workspace import ARRAY, JOURNAL, PLAN, SEGMENT, UNITS, locked, table_name, workspace_name
 
 KINDS = {"datasets": "dataset", "entries": "segment", "runs": "run_manifest"}
+# folders of tables without a manifest, and what makes such a table anew
+_LOOSE = {"results": "Type: fmcache metrics", "coordinates": "Type: fmcache represent"}
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,7 @@ def _strays(root: Path, folder: Path, expected: set[str]) -> list[Problem]:
 
 def _other_files(cache: Cache) -> Iterator[Problem]:
     root = cache.path
-    known = {"datasets", "entries", "runs", "results", "staging", "damaged", IDENTITY, CATALOG}
+    known = {"datasets", "entries", "runs", "staging", "damaged", IDENTITY, CATALOG, *_LOOSE}
     for path in sorted(root.iterdir()):
         if path.is_symlink():
             yield Problem(path.name, "a symbolic link that fmcache did not make", "remove it")
@@ -229,8 +231,8 @@ def _other_files(cache: Cache) -> Iterator[Problem]:
         except CorruptCache as error:
             if "entry.json" in error.what or "belongs" in error.what:
                 yield Problem(_relative(root, entry), f"{error.what} {error.found}", error.do)
-    if (root / "results").is_dir():
-        for path in sorted((root / "results").iterdir()):
+    for folder, advice in _LOOSE.items():
+        for path in sorted((root / folder).iterdir()) if (root / folder).is_dir() else ():
             where = _relative(root, path)
             if path.suffix != ".parquet" or not stat.S_ISREG(path.lstat().st_mode):
                 planted = path.is_symlink() or path.suffix == ".parquet"
@@ -239,7 +241,7 @@ def _other_files(cache: Cache) -> Iterator[Problem]:
             try:
                 read_table(path)
             except CorruptCache as error:
-                yield Problem(where, error.found, "Type: fmcache metrics")
+                yield Problem(where, error.found, advice)
 
 
 def _relative(root: Path, path: Path) -> str:

@@ -2,7 +2,8 @@
 
 Published directories never change, so each that holds something of the patient is made anew without it and the old one
 is deleted: the newest version of a dataset, and segments (the patient's rows become NaN and lose their names). What was
-computed *with* the patient cannot be corrected and is deleted: older versions, runs, their results, unfinished work.
+computed *with* the patient cannot be corrected and is deleted: older versions, runs, their results, maps, unfinished
+work.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fmcache.errors import UsageError
+from fmcache.errors import CorruptCache, UsageError
 from fmcache.store.arrays import encode, read_chunk
 from fmcache.store.cache import Cache
+from fmcache.store.coordinates import coordinate_files
 from fmcache.store.datasets import DatasetVersion, read_version
 from fmcache.store.durable import (
     fault_point,
@@ -32,7 +34,7 @@ from fmcache.store.durable import (
 from fmcache.store.entries import Entry, Segment, directories, stored_in
 from fmcache.store.maintenance import retire
 from fmcache.store.manifest import describe, write_manifest
-from fmcache.store.tables import write_table
+from fmcache.store.tables import read_table, write_table
 from fmcache.store.workspace import ARRAY, locked, workspace_name
 
 LOST = "deleted: it was computed with this patient"
@@ -73,6 +75,7 @@ def purge(cache: Cache, patients: list[str], dry_run: bool = True) -> list[dict[
             )
         return [
             *_purge_runs(cache, found, dry_run),
+            *_purge_coordinates(cache, found, dry_run),
             *_purge_entries(cache, found, dry_run),
             *_purge_datasets(cache, found, patients, dry_run),
             *_purge_damaged(cache, dry_run),
@@ -112,6 +115,23 @@ def _purge_runs(cache: Cache, found: _Patient, dry_run: bool) -> Iterator[dict[s
                 fault_point("purge:run")
                 retire(run.published.path)
             yield _row(cache, run.published.path, LOST, count)
+
+
+def _purge_coordinates(cache: Cache, found: _Patient, dry_run: bool) -> Iterator[dict[str, Any]]:
+    for file in coordinate_files(cache.path):
+        try:
+            table = read_table(file)
+        except CorruptCache:  # it may hold their rows, and can be made again
+            count = 0
+        else:
+            ids = found.samples.get(table["dataset"][0])
+            if ids is None:
+                continue
+            count = table.filter(pl.col("sample_id").is_in(list(ids))).height
+        if not dry_run:
+            file.unlink(missing_ok=True)
+            fault_point("purge:coordinates")
+        yield _row(cache, file, LOST, count)
 
 
 def _texts(value: Any) -> Iterator[str]:

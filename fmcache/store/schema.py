@@ -64,6 +64,14 @@ PREDICTION_COLUMNS: Mapping[str, pl.DataType] = {
     "score": pl.Float64(),
     "logit": pl.Float64(),
 }
+# maps of embeddings; the shares of variance are those of a PCA, the divergence that of a t-SNE
+COORDINATE_COLUMNS: Mapping[str, pl.DataType] = {
+    **dict.fromkeys(("model", "dataset", "key", "projection"), pl.String()),
+    **dict.fromkeys(("sample_id", "patient_id", "split"), pl.String()),
+    **dict.fromkeys(("x", "y", "x_share", "y_share", "kl_divergence"), pl.Float64()),
+    "seed": pl.Int32(),
+    "parameters": pl.String(),
+}
 RESULT_COLUMNS: Mapping[str, pl.DataType] = {
     **dict.fromkeys(("run_id", "model", "dataset", "usage", "method"), pl.String()),
     "seed": pl.Int32(),

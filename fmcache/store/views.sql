@@ -1,4 +1,4 @@
--- The views: samples, entries, masks, runs, predictions, results (and metrics, the same). Each reads a list of files
+-- The views: samples, entries, masks, runs, predictions, results (and metrics, the same), coordinates. Each reads a list of files
 -- from a variable, which is NULL where there are none yet: then the view is empty, with the columns that are always there.
 -- A name that is taken gets _1: an attribute sex and a raw column sex are sex and sex_1.
 
@@ -32,6 +32,12 @@ FROM query(CASE WHEN getvariable('result_files') IS NULL
     ELSE $$ FROM read_parquet(getvariable('result_files'), union_by_name = true) $$ END);
 
 CREATE OR REPLACE VIEW metrics AS FROM results;
+
+CREATE OR REPLACE VIEW coordinates AS
+SELECT COLUMNS('^(?:attribute[.])?(.*)$') AS '\1'
+FROM query(CASE WHEN getvariable('coordinate_files') IS NULL
+    THEN $$ SELECT {COORDINATE_COLUMNS} WHERE false $$
+    ELSE $$ FROM read_parquet(getvariable('coordinate_files'), union_by_name = true) $$ END);
 
 CREATE OR REPLACE VIEW samples AS
 SELECT cards.name AS dataset, s.* EXCLUDE (file)

@@ -56,7 +56,7 @@ def links(table: pl.DataFrame) -> pl.DataFrame:
 
 def make(where: Path) -> None:
     """Two dataset versions; an image entry of two segments with a duplicate and a rejected input; a text and a mask
-    entry; a run with parameters and results."""
+    entry; a run with parameters and results; two maps of the image entry."""
     cache = open_cache(where, create=True)
     document = {"model": {"id": MODEL, "weights_sha256": sha("weights")}, "dtype": "float16"}
     for contents, title in (
@@ -143,6 +143,16 @@ def make(where: Path) -> None:
         "run_id": run_id, "model": MODEL, "dataset": DATASET, "metric": "auc", "value": 0.5, "n": 8,
     }  # fmt: skip
     cache.publish_results(run_id, pl.DataFrame([row], schema=dict(RESULT_COLUMNS)))
+    entry = cache.entry(MODEL, DATASET)
+    for projection in ("pca", "tsne"):
+        mapped = table.select(
+            model=pl.lit(entry.model), dataset=pl.lit(entry.dataset), key=pl.lit(entry.key),
+            projection=pl.lit(projection), sample_id="sample_id", patient_id="patient_id", split="split",
+            x=pl.int_range(pl.len()) * 0.25, y=pl.lit(1.0), x_share=pl.lit(0.5), y_share=pl.lit(0.25),
+            kl_divergence=pl.lit(None, pl.Float64), seed=pl.lit(0), parameters=pl.lit("{}"),
+            **{"attribute.sex": "attribute.sex"},
+        )  # fmt: skip
+        cache.publish_coordinates(mapped)
 
 
 if __name__ == "__main__":

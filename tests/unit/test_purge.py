@@ -47,7 +47,7 @@ def erase(path: Path) -> None:
 def test_without_yes_nothing_changes(cache: Cache) -> None:
     before = everything(cache)
     rows = purge(cache, ["p1"])
-    assert {row["path"].split("/")[0] for row in rows} == {"runs", "entries", "datasets"}
+    assert {row["path"].split("/")[0] for row in rows} == {"runs", "coordinates", "entries", "datasets"}
     assert everything(cache) == before
 
 
@@ -76,6 +76,7 @@ def test_nothing_of_the_patient_is_left(cache: Cache) -> None:
     assert found.missing.height == 0
     assert cache.runs() == []
     assert cache.results().height == 0
+    assert cache.coordinates().height == 0
     assert len(cache.dataset(DATASET).samples) == 6
     assert not list((cache.path / "staging").glob("[pd]*"))
 
@@ -127,7 +128,13 @@ def test_a_purge_killed_at_every_named_point_can_be_repeated(tmp_path: Path) -> 
             points = [
                 name for name in dict.fromkeys((tmp_path / "trace").read_text().split()) if "purge" in name
             ]
-            assert {"purge:run", "purge:dataset", "purge:before_exchange", "purge:between"} <= set(points)
+            assert {
+                "purge:run",
+                "purge:coordinates",
+                "purge:dataset",
+                "purge:before_exchange",
+                "purge:between",
+            } <= set(points)
             continue
         assert code == -9, points[number - 1]
         assert [problem.row() for problem in verify(cache) if problem.serious] == [], points[number - 1]
