@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from fmcache.analyze.areas import Bools, Floats, Ints
+from fmcache.analyze.calibration import recalibrate
 from fmcache.analyze.groups import Bins, Grouping, group_by
 from fmcache.analyze.influence import auc_influence
 from fmcache.analyze.metrics import METRICS, Tally, is_probability, tally
@@ -57,7 +58,8 @@ class Case:
 
     Attributes
     ----------
-    patient : [n], codes shared by all cases. limits : for every grouping, the threshold of each group.
+    patient : [n], codes shared by all cases. limits, fits : for every grouping, the threshold of
+    each group [groups], and its `recalibrate` [groups, 3] (NaN if the scores are no probabilities).
     """
 
     label: str
@@ -69,6 +71,7 @@ class Case:
     groupings: list[Grouping]
     limits: list[Floats]
     points: list[Tally]
+    fits: list[Floats]
     _sizes: dict[tuple[str, tuple[int, ...]], dict[str, int]] = field(default_factory=dict)
     _influence: dict[tuple[int, int], Floats] = field(default_factory=dict)
 
@@ -80,7 +83,7 @@ class Case:
         return self._influence[i, g]
 
     def partitions(self) -> list[Partition]:
-        return [Partition(grouping.codes, len(grouping.names)) for grouping in self.groupings]
+        return [partition(grouping) for grouping in self.groupings]
 
     def size(self, grouping: Grouping, groups: Sequence[int]) -> dict[str, int]:
         """n, n_pos and n_patients of some groups together."""
@@ -105,6 +108,10 @@ class Case:
     def starts(self) -> list[int]:
         """The first cell of every grouping."""
         return [int(k) for k in np.cumsum([0, *(len(grouping.names) for grouping in self.groupings)])[:-1]]
+
+
+def partition(grouping: Grouping) -> Partition:
+    return Partition(grouping.codes, len(grouping.names))
 
 
 def cases_of(
@@ -193,13 +200,16 @@ def _case(
         else:
             limits.append(np.full(len(grouping.names), limit))
     probability = is_probability(score)
-    points = []
+    points, fits = [], []
     for grouping, thresholds in zip(here, limits, strict=True):
-        for g, threshold in enumerate(thresholds):
-            member = grouping.codes == g
-            points.append(tally(y[member], score[member], float(threshold), probability=probability))
+        found = []
+        for member, threshold in zip(partition(grouping).members(), thresholds, strict=True):
+            truths, scores = y[member], score[member]
+            found.append(recalibrate(truths, scores) if probability else (np.nan,) * 3)
+            points.append(tally(truths, scores, float(threshold), probability=probability, fit=found[-1]))
+        fits.append(np.array(found).reshape(-1, 3))
     patient = np.searchsorted(patients, mine["_patient"].to_numpy())
-    return Case(label, seed, y, score, patient, probability, here, limits, points)
+    return Case(label, seed, y, score, patient, probability, here, limits, points, fits)
 
 
 def threshold_columns(case: Case, setting: Setting, i: int, g: int | None, needed: bool) -> dict[str, object]:

@@ -155,7 +155,7 @@ def _plan(case: Case, patients: int, setting: Setting, k: int) -> Plan:
     """Of the first k groupings."""
     return plan(
         case.y, case.score, case.patient, patients, case.partitions()[:k], threshold=case.limits[:k],
-        probability=case.probability, exact=setting.exact,
+        probability=case.probability, exact=setting.exact, starts=case.fits[:k],
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ NaN, never 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -168,13 +168,15 @@ def is_probability(score: Floats) -> bool:
     return bool(len(score) == 0 or (score.min() >= 0 and score.max() <= 1))
 
 
-def tally(y: Bools, score: Floats, threshold: float, *, probability: bool) -> Tally:
+def tally(
+    y: Bools, score: Floats, threshold: float, *, probability: bool, fit: Sequence[float] | None = None
+) -> Tally:
     """The sums of one group.
 
     Parameters
     ----------
     y : [n]; score : [n]; threshold : decision = score >= threshold, NaN if there is none.
-    probability : whether brier and ece are defined for these scores.
+    probability : whether brier and ece are defined for these scores. fit : `recalibrate` of them, if known already.
     """
     known = not np.isnan(threshold)
     called = score >= threshold
@@ -183,7 +185,7 @@ def tally(y: Bools, score: Floats, threshold: float, *, probability: bool) -> Ta
         return np.array(mask.sum() if known else np.nan, np.float64)
 
     adaptive, debiased = equal_mass_errors(y, score) if probability else (np.nan, np.nan)
-    large, _, slope = recalibrate(y, score) if probability else (np.nan, np.nan, np.nan)
+    large, _, slope = (fit or recalibrate(y, score)) if probability else (np.nan, np.nan, np.nan)
     return Tally(
         tp=count(y & called),
         fp=count(~y & called),

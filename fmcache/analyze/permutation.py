@@ -64,7 +64,7 @@ def permuted(
 
     def piece(some: npt.NDArray[np.int32]) -> Tally:
         flat = ready.tally(deal(some))
-        return Tally(*(field.reshape(-1, groups).T for field in vars(flat).values()))
+        return Tally(*(field.reshape(groups, -1) for field in vars(flat).values()))
 
     return concatenate(side_by_side(piece, chunks) if threads else [piece(some) for some in chunks], axis=1)
 
@@ -82,48 +82,55 @@ def dealing(
 
     Returns
     -------
-    unit : [n], codes of (patient, group). units : how many. chunks : orders of the units, some permutations each.
-    deal : a chunk → weights [units, permutations · groups], 0 or 1.
+    unit : [n], codes of (patient, group). units : how many. chunks : places of the units, some permutations each.
+    deal : a chunk → weights [units, groups · permutations], 0 or 1.
     """
     pairs, unit = ranked(patient * groups + codes, (int(patient.max()) + 1) * groups)
     group = pairs % groups
     ill = np.bincount(unit, strata, len(pairs)) > 0
-    orders = _orders(ill.tobytes(), seed, permutations)
+    places = _places(ill.tobytes(), seed, permutations)
     dealt = np.concatenate([group[ill], group[~ill]])
     a_time = max(2 * CHUNK // groups, 1)
-    chunks = [orders[start : start + a_time] for start in range(0, permutations, a_time)]
+    chunks = [places[start : start + a_time] for start in range(0, permutations, a_time)]
     return unit, len(pairs), chunks, lambda some: _members(some, dealt, groups)
 
 
 @lru_cache(maxsize=4)
-def _orders(ill: bytes, seed: int, permutations: int) -> npt.NDArray[np.int32]:
-    """[permutations, units]: the units with a positive in random order, then the others in random order.
+def _places(ill: bytes, seed: int, permutations: int) -> npt.NDArray[np.int32]:
+    """[permutations, units]: the place of every unit, where units with a positive come first, then the others, both
+    in random order.
 
     A random order of all units is a random order of every part of them, so all labels, attributes and models share
     the shuffles; the order in permutation k depends on (seed, k) only. Kept for the next attribute of the label.
     """
     sick = np.frombuffer(ill, np.bool_)
+    number = np.arange(len(sick), dtype=np.int32) + np.int32(sick.sum())
     out = np.empty((permutations, len(sick)), np.int32)
     for k in range(permutations):
-        order = (_shuffled if len(sick) <= KEPT else _shuffled.__wrapped__)(len(sick), seed, k)
-        mask = sick[order]
-        out[k] = np.concatenate([order[mask], order[~mask]])
+        order, place = (_shuffled if len(sick) <= KEPT else _shuffled.__wrapped__)(len(sick), seed, k)
+        mask = np.take(sick, order)
+        before = np.cumsum(mask, dtype=np.int32)
+        np.take(np.where(mask, before - 1, number - before), place, out=out[k])
     return out
 
 
-@lru_cache(maxsize=512)
-def _shuffled(units: int, seed: int, number: int) -> npt.NDArray[np.int32]:
-    return np.random.default_rng([seed, 2, number]).permutation(units).astype(np.int32)
+@lru_cache(maxsize=256)
+def _shuffled(units: int, seed: int, number: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """The units in a random order, and the place of every unit in it."""
+    order = np.random.default_rng([seed, 2, number]).permutation(units).astype(np.int32)
+    place = np.empty(units, np.int32)
+    place[order] = np.arange(units, dtype=np.int32)
+    return order, place
 
 
-def _members(orders: npt.NDArray[np.int32], group: Ints, groups: int) -> npt.NDArray[np.float32]:
-    """Membership, [units, permutations · groups], 0 or 1, when the units of `orders` get the groups [units]."""
-    dealt = np.empty(orders.shape, np.uint16)
-    small = group.astype(np.uint16)
-    for mine, order in zip(dealt, orders, strict=True):
-        mine[order] = small
-    of_unit = np.ascontiguousarray(dealt.T)[:, :, None]
-    return (of_unit == np.arange(groups, dtype=np.uint16)).astype(np.float32).reshape(len(of_unit), -1)
+def _members(places: npt.NDArray[np.int32], group: Ints, groups: int) -> npt.NDArray[np.float32]:
+    """Membership, [units, groups · permutations], 0 or 1, when the unit at place k gets the group group[k]."""
+    kind = np.uint8 if groups < 2**8 else np.uint16
+    of_unit = np.ascontiguousarray(np.take(group.astype(kind), places).T)
+    out = np.empty((len(of_unit), groups, len(places)), np.float32)
+    for g in range(groups):
+        out[:, g] = (of_unit == g).view(np.uint8)
+    return out.reshape(len(of_unit), -1)
 
 
 def chance(observed: float, null: Floats) -> float:

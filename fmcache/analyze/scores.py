@@ -192,7 +192,7 @@ def _null(case: SumCase, grouping: Grouping, setting: Setting) -> Values | None:
     everyone = Partition(np.zeros(int(rows.sum()), np.int64), 1)
     sums = sums_of(case.columns[rows], unit, units, everyone)
     for some in chunks:
-        flat = sums.under(deal(some))[0]  # [k, permutations · groups]
-        pieces.append(flat.reshape(len(flat), -1, size).transpose(2, 0, 1))
+        flat = sums.under(deal(some))[0]  # [k, groups · permutations]
+        pieces.append(flat.reshape(len(flat), size, -1).transpose(1, 0, 2))
     found = case.of(np.concatenate(pieces, axis=2))
     return {name: numbers[np.array(known, np.int64)] for name, numbers in found.items()}
