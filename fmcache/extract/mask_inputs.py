@@ -18,7 +18,7 @@ from fmcache.progress import Progress, Silent
 COLUMN = "mask_path"
 _AHEAD = 8
 _MOST = 255
-_Found = tuple[str | None, list[int], str | None]
+_Found = tuple[str | None, list[int], list[str], str | None]
 
 
 def mask_classes(dataset: Dataset, workers: int = 1) -> MaskCard:
@@ -76,7 +76,8 @@ def inspect_masks(
     Returns
     -------
     sample_id, path, mask_path, input_digest (of the picture), unit_digest (of picture and mask together),
-    filled : the slices in which any class has a pixel. mask_error : why the mask cannot be used, or null.
+    filled : the slices in which any class has a pixel. lacking : the classes of which no slice has a pixel.
+    mask_error : why the mask cannot be used, or null.
     """
     progress = progress or Silent()
     usable = samples.filter(
@@ -89,10 +90,11 @@ def inspect_masks(
         while part := list(islice(todo, _AHEAD * workers)):
             found += pool.map(lambda row: _inspect(dataset, row[0], row[1], masks, reader), part)
             progress.advance(len(part))
-    digests, filled, errors = zip(*found, strict=True) if found else ((), (), ())
+    digests, filled, lacking, errors = zip(*found, strict=True) if found else ((), (), (), ())
     return usable.with_columns(
         pl.Series("unit_digest", digests, pl.String),
         pl.Series("filled", filled, pl.List(pl.Int32)),
+        pl.Series("lacking", lacking, pl.List(pl.String)),
         pl.Series("mask_error", errors, pl.String),
     )
 
@@ -103,11 +105,14 @@ def _inspect(dataset: Dataset, picture: str, path: str, masks: MaskCard, reader:
         unit = hashlib.sha256(f"{picture}:{hashlib.sha256(data).hexdigest()}".encode()).hexdigest()
         values = read_mask(dataset.root, path, masks, reader)
     except Undecodable as error:
-        return None, [], error.reason
+        return None, [], [], error.reason
     if values.ndim == 2:
         values = values[None]
     filled = np.flatnonzero(values.reshape(len(values), -1).any(1)).tolist()
-    return unit, filled, None if filled else "The mask is empty: no pixel belongs to a class."
+    if not filled:
+        return unit, [], [], "The mask is empty: no pixel belongs to a class."
+    there = np.bincount(values.ravel(), minlength=len(masks.classes) + 1)[1:]
+    return unit, filled, [name for name, n in zip(masks.classes, there, strict=True) if not n], None
 
 
 def given_masks(dataset: Dataset) -> list[str]:

@@ -45,7 +45,7 @@ from fmcache.store.segment import Rejected, SegmentWriter
 KEY_VERSION = 1
 BLOCK = 16  # pictures a block
 BLOCK_BYTES = 256 << 20  # fewer pictures, where classes, prompts and masks are many
-PROMPTS_AT_ONCE = 64
+PROMPTS_AT_ONCE = {False: 64, True: 8}  # of pictures, of volumes
 _PAIR = ["input_digest", "slice"]
 
 
@@ -58,7 +58,7 @@ class _Picture:
     classes: np.ndarray
 
 
-_View = tuple[_Picture, np.ndarray | None]  # of a volume also the object that is asked for
+_View = tuple[_Picture, np.ndarray]  # with what is asked for: one object, or all classes
 
 
 def extract_masks(
@@ -105,6 +105,7 @@ def extract_masks(
             refuse_too_many(unreadable, samples.height, options)
             job = _Job(model, dataset, classes, reader, samples, masks, cache, options, mask_options)
             summary.models.append(job.run(progress, stopping))
+        summary.notes += _lacking(masks) if models else []
     return summary
 
 
@@ -135,6 +136,8 @@ class _Job:
         self.options = options
         self.asked = replace(mask_options, prompts=mask_options.prompts or self.segmenter.prompts)
         self.volumes = bool(model.card.options.get("volumes"))
+        # such a model sees the part of a volume around the object, else every object is asked of the same input
+        self.around = self.volumes and model.preprocess.fit == "crop"
         self.kept = self.segmenter.masks if mask_options.multimask == "all" else 1
         self.batch = options.batch
         self.meter = Meter()
@@ -205,7 +208,14 @@ class _Job:
         broken = self.masks.filter(pl.col("mask_error").is_not_null()).select(
             "sample_id", "input_digest", stage=pl.lit("mask"), reason="mask_error"
         )
-        never = pl.concat([unreadable, broken]).join(
+        lacking = self.masks.explode("lacking").filter(pl.col("lacking").is_not_null())
+        absent = lacking.select(
+            "sample_id",
+            "input_digest",
+            stage=pl.lit("mask"),
+            reason=pl.format("The class {} is empty: no pixel of the mask belongs to it.", "lacking"),
+        )
+        never = pl.concat([unreadable, broken, absent]).join(
             stored.quarantine, on=["sample_id", "reason"], how="anti", maintain_order="left"
         )
         if shard is not None and shard.index > 1:
@@ -357,14 +367,14 @@ class _Job:
         views: list[_View] = []
         for row, picture in pictures:
             unit, slice = units[row]
-            if not self.volumes:
-                views.append((picture, None))
+            if not self.around:
+                views.append((picture, picture.classes))
             for number, name in enumerate(self.classes.classes):
                 inside = picture.classes == number + 1
                 pixels = int(inside.sum())
                 if not pixels:
                     continue
-                if self.volumes:  # the part of a volume that the model sees lies around the object
+                if self.around:
                     views.append((picture, inside))
                 shape = shape_text(inside.shape)
                 new_truths.append((unit, slice, self.where[unit][2], name, shape, pixels, pack_mask(inside)))
@@ -388,15 +398,30 @@ class _Job:
         return True
 
     def _model(self, views: list[_View], prompts: Mapping[str, list[Any]]) -> list[Any]:
-        """[(kind, (place, row, class, points)), (logits [m, *low], iou [m])] for every prompt."""
+        """[(kind, (place, row, class, points)), (logits [m, *low], iou [m])] for every prompt.
+
+        A volume has as many views as objects: they go through the encoder in parts of the batch, too.
+        """
         found: list[Any] = []
+        for start in range(0, len(views), self.batch):
+            here = range(start, min(start + self.batch, len(views)))
+            of = {
+                kind: [(place - start, *one) for place, *one in each if place in here]
+                for kind, each in prompts.items()
+            }
+            found += self._part(views[start : here.stop], of)
+        return found
+
+    def _part(self, views: list[_View], prompts: Mapping[str, list[Any]]) -> list[Any]:
+        found: list[Any] = []
+        most = PROMPTS_AT_ONCE[self.volumes]
         with torch.inference_mode(), self._context():
             frames, places = self._see(views)
             with self.meter.stage("model"):
                 maps = self.segmenter.encode(frames)
                 for kind, of in prompts.items():
-                    for start in range(0, len(of), PROMPTS_AT_ONCE):
-                        part = of[start : start + PROMPTS_AT_ONCE]
+                    for start in range(0, len(of), most):
+                        part = of[start : start + most]
                         inside = np.stack([places(place, points) for place, _, _, points in part])
                         given = torch.from_numpy(inside).float().to(maps.device)
                         pick = maps[[place for place, *_ in part]]
@@ -433,6 +458,19 @@ class _Job:
                 "Use a device with more memory, a smaller model, or --autocast bf16.",
             ) from None
         self.batch = max(1, self.batch // 2)
+
+
+def _lacking(masks: pl.DataFrame) -> list[str]:
+    """What is to be said of classes that some pictures do not have."""
+    names = masks["lacking"].explode().drop_nulls()
+    if names.is_empty():
+        return []
+    most = names.value_counts(sort=True).rows()
+    each = ", ".join(f"{name} in {n:,}" for name, n in most[:5]) + (", …" if len(most) > 5 else "")
+    return [
+        f"Classes without a pixel are not asked for and are named in quarantine.parquet: {each} of "
+        f"{masks.height:,} masks."
+    ]
 
 
 def _plain(masks: MaskCard) -> dict[str, Any]:

@@ -87,6 +87,12 @@ def mask_card(card: Mapping[str, Any], what: str = "The card") -> MaskCard:
             f"Give the grey values of {lacking[0]!r}, or take it out of classes.",
         )
     ignore = section.get("ignore", [])
+    if ignore != "others" and not (isinstance(ignore, list) and all(type(value) is int for value in ignore)):
+        raise DatasetError(
+            f'{what}: [masks] ignore is neither a list of whole numbers nor "others".',
+            f"It is {ignore!r}.",
+            'Write ignore = [255], or ignore = "others" for every value that no class has.',
+        )
     return MaskCard(
         classes=tuple(classes),
         values={name: tuple(of) for name, of in values.items()},

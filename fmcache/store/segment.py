@@ -331,5 +331,6 @@ class SegmentWriter:
             schema=dict(QUARANTINE_COLUMNS),
             orient="row",
         )
-        quarantine = pl.concat([empty(QUARANTINE_COLUMNS), bad.select(list(QUARANTINE_COLUMNS)), never])
+        # what is wrong with a whole unit comes last: it is why a sample is not there
+        quarantine = pl.concat([empty(QUARANTINE_COLUMNS), never, bad.select(list(QUARANTINE_COLUMNS))])
         return rows, quarantine

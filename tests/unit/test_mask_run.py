@@ -12,7 +12,7 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 
 from fmcache.analyze.dice import dice_table, wide_table  # noqa: E402
-from fmcache.errors import DatasetError, UsageError  # noqa: E402
+from fmcache.errors import DatasetError, FmcacheError, UsageError  # noqa: E402
 from fmcache.extract.dataset import load_dataset  # noqa: E402
 from fmcache.extract.frame import Frame, FramePreprocess, Shades  # noqa: E402
 from fmcache.extract.mask_options import MaskOptions  # noqa: E402
@@ -105,6 +105,22 @@ def test_what_is_stored(study):
         "s4": "not extracted",
     }
     assert verify(cache) == []
+
+
+def test_an_empty_class_of_a_picture_is_a_row_of_the_quarantine_and_no_reason_to_reject_it(study):
+    cache, summary = run(study)
+    (segment,) = cache.entry("toy-sam", "study", "mask").segments
+    empty = "The class 2 is empty: no pixel of the mask belongs to it."
+    rows = segment.quarantine.filter(pl.col("stage") == "mask").select("sample_id", "row", "reason").rows()
+    assert sorted(rows) == [
+        ("s1", None, empty),
+        ("s2", None, "The mask is empty: no pixel belongs to a class."),
+        ("s3", None, empty),
+    ]
+    assert any("2 in 2 of 4 masks" in sentence for sentence in summary.sentences())
+    _, again = run(study)
+    assert len(cache.entry("toy-sam", "study", "mask").segments) == 1, "nothing is written twice"
+    assert any("2 in 2 of 4 masks" in sentence for sentence in again.sentences())
 
 
 def test_ground_truth_is_lossless_and_prompts_are_in_pixels_of_the_picture(study):
@@ -231,6 +247,83 @@ def test_an_interrupted_extraction_goes_on(study, monkeypatch):
     assert verify(cache) == []
 
 
+def test_a_batch_that_does_not_fit_is_halved_and_gives_the_same_masks(study):
+    """The device takes two pictures in the encoder and one prompt with five points in the decoder."""
+
+    def small_encoder(x):
+        if len(x) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return encode(x)
+
+    def small_decoder(maps, points, boxes):
+        if points is not None and points.shape[1] == 5 and len(maps) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        return decode(maps, points, boxes)
+
+    segmenter = Segmenter(small_encoder, small_decoder, (LOW, LOW), 3, ("center", "rand", "rands", "bbox"))
+    small = model(network=Network(torch.nn.Identity(), {}, PREPROCESS, segmenter=segmenter))
+    cache, summary = run(study, options=ExtractOptions(batch=8, workers=1), which=small)
+    assert summary.rows()[0]["embedded"] == 3
+    (segment,) = cache.entry("toy-sam", "study", "mask").segments
+    assert segment.published.content["provenance"]["batch"] == 1
+    other = open_cache(study / "other", create=True)
+    dataset = load_dataset(str(study / "study.csv"), settings=Settings())
+    extract_masks([model()], dataset, other, ExtractOptions(batch=8, workers=1), MaskOptions())
+    mine, theirs = cache.masks("toy-sam", "study"), other.masks("toy-sam", "study")
+    for a, b in zip(mine, theirs, strict=True):
+        assert (a.sample, a.name, a.prompt) == (b.sample, b.name, b.prompt)
+        assert (a.logits == b.logits).all()
+        assert (a.coordinates == b.coordinates).all()
+
+
+def test_a_picture_that_does_not_fit_alone_ends_the_run_and_keeps_what_is_done(study, monkeypatch):
+    monkeypatch.setattr("fmcache.extract.mask_run.BLOCK", 1)
+    seen = []
+
+    def full(x):
+        seen.append(len(x))
+        if len(seen) > 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return encode(x)
+
+    segmenter = Segmenter(full, decode, (LOW, LOW), 3, ("center", "rand", "rands", "bbox"))
+    small = model(network=Network(torch.nn.Identity(), {}, PREPROCESS, segmenter=segmenter))
+    with pytest.raises(
+        FmcacheError, match="does not fit into the memory of cpu, even with one picture"
+    ) as error:
+        run(study, options=ExtractOptions(batch=1, workers=1), which=small)
+    assert error.value.found == "CUDA out of memory. Tried to allocate 2 GiB"
+    assert "--autocast bf16" in error.value.do
+    _, summary = run(study)
+    assert summary.rows()[0]["reused blocks"] == 1
+
+
+def test_bfloat16_moves_logits_a_little_and_is_another_entry(study):
+    """A decoder with weights, in bf16 on the CPU: the matrix product loses bits, what is stored stays float16."""
+    weights = torch.nn.Conv2d(1, 3, 3, padding=1)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(weights.weight, std=0.02)
+    seen = []
+
+    def decoder(maps, points, boxes):
+        with torch.no_grad():
+            out = weights(maps)
+        seen.append(out.dtype)
+        return out, torch.tensor([[0.1, -0.5, 0.7]], dtype=out.dtype).expand(len(maps), -1)
+
+    segmenter = Segmenter(encode, decoder, (LOW, LOW), 3, ("center",))
+    net = model(network=Network(torch.nn.Identity(), {}, PREPROCESS, segmenter=segmenter))
+    found = []
+    for autocast in ("fp32", "bf16"):
+        cache, _ = run(study, options=ExtractOptions(batch=2, workers=1, autocast=autocast), which=net)
+        (key,) = [e.key for e in cache.entries(kind="mask") if e.document["autocast"] == autocast]
+        found.append(np.stack([answer.logits for answer in cache.masks("toy-sam", "study", key=key)]))
+    assert set(seen) == {torch.float32, torch.bfloat16}
+    assert found[0].dtype == found[1].dtype == np.float16
+    apart = np.abs(found[0].astype(float) - found[1]).max()
+    assert 0 < apart < 0.02 * np.abs(found[0]).max()
+
+
 @pytest.mark.parametrize("what", ["masks", "prompts"])
 def test_a_damaged_table_is_noticed_and_only_its_block_made_again(study, monkeypatch, what):
     monkeypatch.setattr("fmcache.extract.mask_run.BLOCK", 1)
@@ -305,19 +398,25 @@ def volume_model(fit):
         seen.append(None if points is None else points.clone())
         return maps - (0.5 if fit == "crop" else 0.2), torch.full((len(maps), 1), 0.9)
 
-    seen = []
+    def see(x):
+        encoded.append(len(x))
+        return torch.nn.functional.avg_pool3d(x, 2)
+
+    seen, encoded = [], []
     low = tuple(side // 2 for side in size)
-    segmenter = Segmenter(
-        lambda x: torch.nn.functional.avg_pool3d(x, 2), answer, low, 1, ("rand", "rands", "bbox")
-    )
+    segmenter = Segmenter(see, answer, low, 1, ("rand", "rands", "bbox"))
     card = Card(
         "toy-3d", "Toy", "segmentation", "toy", 1, "MIT", ("mean",), preprocess, options={"volumes": True}
     )
-    return model(
-        card=card,
-        preprocess=preprocess,
-        network=Network(torch.nn.Identity(), {}, preprocess, segmenter=segmenter),
-    ), seen
+    return (
+        model(
+            card=card,
+            preprocess=preprocess,
+            network=Network(torch.nn.Identity(), {}, preprocess, segmenter=segmenter),
+        ),
+        seen,
+        encoded,
+    )
 
 
 @pytest.mark.parametrize("fit", ["crop", "resize"])
@@ -333,8 +432,9 @@ def test_whole_volumes(tmp_path, fit):
     for name, data in (("v", ras), ("m", mask)):
         (tmp_path / f"{name}.nii").write_bytes(nibabel.Nifti1Image(data, np.diag([1, 1, 2, 1])).to_bytes())
     (tmp_path / "study.csv").write_text("sample_id,path,mask_path\nv,v.nii,m.nii\n")
-    toy, seen = volume_model(fit)
-    cache, summary = run(tmp_path, MaskOptions(prompts=("rands",)), which=toy)
+    toy, seen, encoded = volume_model(fit)
+    options = ExtractOptions(batch=1, workers=2)
+    cache, summary = run(tmp_path, MaskOptions(prompts=("rands",)), options, which=toy)
     assert summary.rows()[0]["embedded"] == 1
     masks = cache.masks("toy-3d", "study")
     answers = {answer.name: answer for answer in masks}
@@ -343,6 +443,8 @@ def test_whole_volumes(tmp_path, fit):
         truth = answer.truth  # [s, h, w] on the light box; back in RAS+ it is the file's own
         assert (truth.transpose(2, 1, 0)[::-1, ::-1] == (mask == int(name))).all()
         assert all(truth[int(z), int(y), int(x)] for x, y, z in answer.coordinates)
+    assert len(encoded) == {"crop": 2, "resize": 1}[fit], "once for all objects, where all see the same"
+    assert max(encoded) == 1, "views are as many at once as the batch says"
     points = torch.cat(seen)
     assert points.shape == (2, 5, 3)
     assert (points >= 0).all()
@@ -357,6 +459,6 @@ def test_whole_volumes(tmp_path, fit):
 
 
 def test_pictures_are_no_volumes(study):
-    toy, _ = volume_model("crop")
+    toy, *_ = volume_model("crop")
     _, summary = run(study, MaskOptions(prompts=("rand",)), which=toy)
     assert (summary.rows()[0]["rejected"], summary.exit_code) == (4, 3)

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fmcache.analyze.masks import linear_matrix, region, upsample
-from fmcache.errors import UsageError
+from fmcache.errors import DatasetError, UsageError
 from fmcache.extract.frame import Frame, FramePreprocess, Shades, fairmedfm_frame
 from fmcache.extract.mask_options import MaskOptions, keep
 from fmcache.extract.mask_prompts import generator, make_prompt
+from fmcache.extract.masks import mask_card
 from fmcache.store.masks import pack_mask, parse_shape, shape_text, unpack_mask
 
 RING = np.zeros((9, 11), bool)
@@ -22,6 +23,23 @@ RING[2:7, 3:9] = False
 
 def rng():
     return generator(0, "0123456789abcdef" * 4, 0, "mask", "rand")
+
+
+# -------------------------------------------------------------------------------------------------------------- cards
+
+
+def test_ignore_is_a_list_or_all_others():
+    """`ignore = "rest"` was read as the values r, e, s and t."""
+    card = {"masks": {"classes": ["a"], "values": {"a": [1]}}}
+    assert mask_card(card).ignore == ()
+    card["masks"]["ignore"] = [255]
+    assert mask_card(card).ignore == (255,)
+    card["masks"]["ignore"] = "others"
+    assert mask_card(card).ignore is None
+    for wrong in ("rest", 255, ["255"], [True], None):
+        card["masks"]["ignore"] = wrong
+        with pytest.raises(DatasetError, match="neither a list of whole numbers"):
+            mask_card(card)
 
 
 # ------------------------------------------------------------------------------------------------------------ prompts
