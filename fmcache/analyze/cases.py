@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,6 +14,7 @@ from fmcache.analyze.calibration import recalibrate
 from fmcache.analyze.groups import Bins, Grouping, group_by
 from fmcache.analyze.influence import auc_influence
 from fmcache.analyze.metrics import METRICS, Tally, is_probability, tally
+from fmcache.analyze.parallel import side_by_side
 from fmcache.analyze.partitions import Partition
 from fmcache.analyze.permutation import PERMUTATIONS
 from fmcache.analyze.thresholds import choose_threshold, chosen_on_test, fixed_threshold, needs_validation
@@ -89,11 +91,15 @@ class Case:
         """n, n_pos and n_patients of some groups together."""
         key = (grouping.attribute, tuple(groups))
         if key not in self._sizes:
-            rows = np.isin(grouping.codes, list(groups))
+            inside = np.zeros(len(grouping.names), bool)
+            inside[list(groups)] = True
+            rows = inside[grouping.codes]
+            there = np.zeros(self.patient.max(initial=-1) + 1, bool)
+            there[self.patient[rows]] = True
             self._sizes[key] = {
-                "n": int(rows.sum()),
-                "n_pos": int(self.y[rows].sum()),
-                "n_patients": int(np.count_nonzero(np.bincount(self.patient[rows]))),
+                "n": int(np.count_nonzero(rows)),
+                "n_pos": int(np.count_nonzero(self.y & rows)),
+                "n_patients": int(np.count_nonzero(there)),
             }
         return self._sizes[key]
 
@@ -139,17 +145,20 @@ def cases_of(
     patients = _measured_patients(bare, split)
     known = pl.col("y").is_in([0.0, 1.0]) & pl.col("score").is_finite()
     parts = bare.filter(known.fill_null(False)).partition_by("label", "seed", as_dict=True)
-    cases = []
-    for (label, seed), rows in sorted(parts.items()):
+
+    def case(part: tuple[tuple[Any, ...], pl.DataFrame]) -> Case | None:
+        (label, seed), rows = part
         # in the order of the scores, in which everything that ranks them is fast; rows that agree in all of these
         # are interchangeable
         rows = rows.sort("score", "_patient", "y", *codes)
         mine, val = rows.filter(pl.col("split") == split), rows.filter(pl.col("split") == chosen_on)
         if mine.is_empty():
-            continue
+            return None
         if fixed is None and val.is_empty():
             raise needs_validation(setting.policy, label, sorted(_splits_of(table, label)))
-        cases.append(_case(str(label), int(seed), mine, val, groupings, setting, patients))
+        return _case(str(label), int(seed), mine, val, groupings, setting, patients)
+
+    cases = [one for one in side_by_side(case, sorted(parts.items())) if one is not None]
     if not cases:
         measured = int((table["split"] == split).sum())
         raise UsageError(

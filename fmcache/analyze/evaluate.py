@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,18 +43,17 @@ from fmcache.analyze.influence import (
     logit_interval,
     separated_interval,
 )
-from fmcache.analyze.intervals import interval, wilson
-from fmcache.analyze.metrics import DEFINITION, METRICS, RATES, Metric, Tally, why_undefined
+from fmcache.analyze.intervals import wilson
+from fmcache.analyze.metrics import DEFINITION, METRICS, RATES, Tally, ratio, why_undefined
+from fmcache.analyze.null_gaps import by_chance, expected_gaps
 from fmcache.analyze.parallel import side_by_side
-from fmcache.analyze.permutation import chance, permuted
 from fmcache.analyze.rows import NAN, Rows
 from fmcache.analyze.thresholds import fixed_threshold
-from fmcache.analyze.weighted import Plan, plan, select
+from fmcache.analyze.weighted import Plan, plan
 from fmcache.errors import UsageError
 from fmcache.store.schema import PREDICTION_COLUMNS, RESULT_COLUMNS, conform, empty
 
 __all__ = ["FLOOR", "OVERALL", "Evaluation", "Setting", "evaluate"]
-NOT_BY_CHANCE = ("prevalence",)  # the strata of the permutation keep it, so it has no null gap
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,6 @@ def evaluate(
             f"No prediction is in the split {split!r}.", f"Splits: {there}.", "Type: --split with one of them"
         )
     names = list(dict.fromkeys(by)) if by is not None else attribute_names(measured, setting.bins)
-    findings = data_findings(table, measured, names, setting.bins)
     cases, patients = cases_of(table, names, split, setting)
     if curves is not None:
         write_curves(all_curves(cases), curves)
@@ -127,7 +125,13 @@ def evaluate(
                 mine += other_rows(other, case, patients, resamples, setting)
         return mine, members
 
-    next(iter(resamples))  # draw before the threads start, so that they share the counts
+    before: list[Callable[[], Any]] = [
+        lambda: data_findings(table, measured, names, setting.bins),
+        lambda: next(
+            iter(resamples)
+        ),  # drawn before the labels are measured, so that their threads share the counts
+    ]
+    findings: list[Finding] = side_by_side(lambda one: one(), before)[0]
     measured_cases = side_by_side(measure, cases)
     rows = [row for mine, _ in measured_cases for row in mine]
     family = [member for _, members in measured_cases for member in members]
@@ -184,6 +188,7 @@ def _case_rows(
     rows, family = Rows(setting.level), list[Member]()
     value = {name: np.full(cells, np.nan) for name in METRICS}
     drawn = {name: metric.of(replicates) for name, metric in METRICS.items()}
+    spread = {name: _standard_deviation(drawn[name]) for name in RATES}
     for k, i, grouping, g in case.cells():
         for name, metric in METRICS.items():
             where = {
@@ -195,7 +200,8 @@ def _case_rows(
             reason = reason or ("no recalibration fits" if np.isnan(at) else "")
             value[name][k] = at
             _group_row(rows, where, name, case, k, at, drawn[name][k], reason, setting.level)
-            _precision_rows(rows, where, name, case, (i, g), at, drawn[name][k], setting)
+            se = float(spread[name][k]) if name in spread else NAN
+            _precision_rows(rows, where, name, case, (k, i, g), at, se, setting)
     for i, start in list(enumerate(case.starts()))[1:]:
         size = len(case.groupings[i].names)
         here = {name: numbers[start : start + size] for name, numbers in value.items()}
@@ -237,14 +243,17 @@ def _disjoint_pairs(case: Case, where: Mapping[str, Any]) -> int:
 
 
 def _precision_rows(
-    rows: Rows, where: dict[str, Any], name: str, case: Case, cell: tuple[int, int], at: float, drawn: Floats,
+    rows: Rows, where: dict[str, Any], name: str, case: Case, cell: tuple[int, int, int], at: float, se: float,
     setting: Setting,
 ) -> None:  # fmt: skip
-    """``delong``: the AUC with its logit-scale interval; ``design_effect``: clustered / independent standard error."""
+    """``delong``: the AUC with its logit-scale interval; ``design_effect``: clustered / independent standard error.
+
+    cell : its index, its grouping, its group. se : standard deviation of the replicates.
+    """
     if np.isnan(at):
         return
     if name == "auc":
-        i, g = cell
+        _, i, g = cell
         mine = case.groupings[i].codes == g
         influence = case.influence(i, g)
         clustered = clustered_variance(influence, case.patient[mine])
@@ -253,13 +262,22 @@ def _precision_rows(
         rows.plain({**where, "disparity": "delong"}, at, logit_interval(at, clustered, z))
         effect = np.sqrt(clustered / independent) if independent > 0 else NAN
     elif name in RATES:
-        _, trials = RATES[name](case.points[case.starts()[cell[0]] + cell[1]])
+        _, trials = RATES[name](case.points[cell[0]])
         alone = np.sqrt(at * (1 - at) / float(trials))
-        effect = float(np.nanstd(drawn)) / alone if alone > 0 else NAN
+        effect = se / alone if alone > 0 else NAN
     else:
         return
     reason = "" if effect == effect else "no variation"
     rows.plain({**where, "disparity": "design_effect"}, float(effect), None, reason)
+
+
+def _standard_deviation(drawn: Floats) -> Floats:
+    """[cells], over the defined replicates of [cells, b]; NaN without any."""
+    known = ~np.isnan(drawn)
+    n = known.sum(axis=1)
+    mean = ratio(np.where(known, drawn, 0).sum(axis=1), n)
+    square = np.where(known, (drawn - mean[:, None]) ** 2, 0).sum(axis=1)
+    return np.sqrt(ratio(square, n))
 
 
 def _disparity_rows(
@@ -269,7 +287,12 @@ def _disparity_rows(
 ) -> None:  # fmt: skip
     grouping = case.groupings[i]
     known = np.array(grouping.known, np.int64)
-    null = _null(case, i, setting, prepared, threads)
+    among = {name: known[defined(value[name][known])] for name in METRICS}
+    among |= {
+        name: known[defined(np.sum([value[part][known] for part in parts], axis=0))]
+        for name, (_, _, parts) in COMPOSITES.items()
+    }
+    expected = expected_gaps(case, i, among, setting, prepared, threads)
 
     def where(metric: str, title: str, use: Ints, threshold: bool) -> dict[str, Any]:
         return {
@@ -278,9 +301,9 @@ def _disparity_rows(
         }  # fmt: skip
 
     for name, metric in METRICS.items():
-        use = known[defined(value[name][known])]
+        use = among[name]
         points, replicates = value[name][use][:, None], drawn[name][use]
-        remark = _left_out(len(use), len(known))
+        left = _left_out(len(use), len(known))
         for title, disparity in DISPARITIES.items():
             if not applies(disparity, metric):
                 continue
@@ -290,7 +313,7 @@ def _disparity_rows(
                 continue
             at = float(disparity.of(points, everyone[0][name][:1], metric.better)[0])
             spread = disparity.of(replicates, everyone[1][name][0], metric.better)
-            rows.add(place, at, spread, remark or (NO_RATIO.get(title, "") if np.isnan(at) else ""))
+            rows.add(place, at, spread, left or (NO_RATIO.get(title, "") if np.isnan(at) else ""))
         if len(use) < 2:
             continue
         if setting.tolerance is not None:
@@ -298,55 +321,19 @@ def _disparity_rows(
             p, verdict = gap_equivalence(points[:, 0], se, setting.tolerance, 1 - setting.level)
             text = f"gap {verdict} {setting.tolerance:g}" if verdict != UNDECIDED else UNDECIDED
             rows.plain(where(name, "gap_equivalence", use, metric.threshold), p, None, text)
-        _by_chance(rows, where, name, metric, float(gap(points)[0]), use, null, known, setting)
+        by_chance(rows, where, name, metric, float(gap(points)[0]), use, expected, setting)
     for name, (_, _, parts) in COMPOSITES.items():
-        use = known[defined(np.sum([value[part][known] for part in parts], axis=0))]
+        use = among[name]
         place = where(name, "gap", use, True)
         if len(use) < 2:
             rows.plain(place, NAN, (NAN, NAN), UNDEFINED)
             continue
         at = float(mean_gap([value[part][use][:, None] for part in parts])[0])
         rows.add(place, at, mean_gap([drawn[part][use] for part in parts]), _left_out(len(use), len(known)))
-        _by_chance(rows, where, name, METRICS[parts[0]], at, use, null, known, setting, parts)
+        by_chance(rows, where, name, METRICS[parts[0]], at, use, expected, setting)
 
 
 NO_RATIO = {"ratio": "the largest value is 0", "skew": "a group is perfect"}
-
-
-def _null(case: Case, i: int, setting: Setting, prepared: Plan, threads: bool) -> Tally | None:
-    """Tallies [known groups, permutations] of groups dealt anew, or None if there is nothing to deal."""
-    grouping = case.groupings[i]
-    known = grouping.known
-    if setting.permutations < 1 or len(known) < 2:
-        return None
-    rows = np.isin(grouping.codes, known)
-    dealt = permuted(
-        case.y[rows], case.score[rows], case.patient[rows], grouping.codes[rows], len(grouping.names),
-        threshold=float(case.limits[0][0]), probability=case.probability, permutations=setting.permutations,
-        seed=setting.seed, exact=setting.exact, threads=threads,
-        prepared=prepared if rows.all() else None,
-    )  # fmt: skip
-    return select(dealt, np.array(known, np.int64))
-
-
-def _by_chance(
-    rows: Rows, where: Any, name: str, metric: Metric, observed: float, use: Ints, null: Tally | None, known: Ints,
-    setting: Setting, parts: Sequence[str] = (),
-) -> None:  # fmt: skip
-    """The rows ``gap_null`` (mean and band) and ``gap_p``."""
-    if null is None or name in NOT_BY_CHANCE:
-        return
-    places = [where(name, title, use, metric.threshold) for title in ("gap_null", "gap_p")]
-    if metric.threshold and setting.per_group:
-        for place in places:
-            rows.plain(place, NAN, (NAN, NAN), "no null gap: every group has its own threshold")
-        return
-    among = np.searchsorted(known, use)
-    expected = mean_gap([METRICS[part].of(null)[among] for part in parts or (name,)])
-    low, high, remark = interval(expected, setting.level)
-    rows.plain(places[0], float(np.nanmean(expected)) if low == low else NAN, (low, high), remark)
-    p = chance(observed, expected[~np.isnan(expected)]) if low == low else NAN
-    rows.plain(places[1], p, None, remark)
 
 
 def _left_out(used: int, there: int) -> str:

@@ -10,12 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import polars as pl
 
 from fmcache.analyze.cases import Setting
 from fmcache.analyze.differences import Member
-from fmcache.analyze.groups import UNKNOWN, Bins, group_by
+from fmcache.analyze.groups import UNKNOWN, Bins, group_names
 from fmcache.analyze.thresholds import chosen_on_test
 from fmcache.store.schema import ATTRIBUTE
 
@@ -211,9 +210,9 @@ def _scores(measured: pl.DataFrame) -> Iterator[Finding]:
 
 
 def _attribute(measured: pl.DataFrame, name: str, bins: Mapping[str, Bins]) -> Iterator[Finding]:
-    grouping = group_by(measured, name, bins)
-    known = [group for group in grouping.names if group != UNKNOWN]
-    missing = pl.Series(np.array([group == UNKNOWN for group in grouping.names], bool)[grouping.codes])
+    groups = group_names(measured, name, bins)
+    known = sorted(group for group in groups.unique().to_list() if group != UNKNOWN)
+    missing = groups == UNKNOWN
     if len(known) == 1:
         yield Finding(
             "problem",

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from fmcache.analyze.partitions import ranked
 from fmcache.errors import UsageError
 from fmcache.store.schema import ATTRIBUTE
 
@@ -78,10 +79,10 @@ def group_by(table: pl.DataFrame, by: str, bins: Mapping[str, Bins] | None = Non
     parts = [part.strip().removeprefix(ATTRIBUTE) for part in by.split("*")]
     names, codes = [""], np.zeros(len(table), np.int64)
     for k, part in enumerate(parts):
-        values = _groups(table, part, bins or {})
+        values = group_names(table, part, bins or {})
         mine = values.unique().to_list()
-        which = values.replace_strict(mine, list(range(len(mine))), return_dtype=pl.Int64).to_numpy()
-        pairs, codes = np.unique(codes * len(mine) + which, return_inverse=True)
+        which = values.cast(pl.Enum(mine)).to_physical().to_numpy()
+        pairs, codes = ranked(codes * len(mine) + which, len(names) * len(mine))
         names = [_joined(names[pair // len(mine)], mine[pair % len(mine)], k) for pair in pairs]
     order = sorted(set(names), key=lambda name: (name == UNKNOWN, name))
     place = {name: k for k, name in enumerate(order)}
@@ -94,7 +95,8 @@ def _joined(left: str, right: str, k: int) -> str:
     return UNKNOWN if UNKNOWN in (left, right) else f"{left}*{right}"
 
 
-def _groups(table: pl.DataFrame, name: str, bins: Mapping[str, Bins]) -> pl.Series:
+def group_names(table: pl.DataFrame, name: str, bins: Mapping[str, Bins]) -> pl.Series:
+    """The group of every row by one attribute; raises as `group_by`."""
     if name in bins and ATTRIBUTE + name in table.columns:
         return cut(table[ATTRIBUTE + name], bins[name])
     if name in ("age", "age_group") and _age_can_be_cut(table):
