@@ -31,7 +31,7 @@ EXACT = 2**24  # whole numbers below this are exact in float32
 class Areas:
     """The sparse matrix of one partition, and where its rows are; build it with `areas_of`."""
 
-    matrix: sp.csr_array
+    matrix: sp.csr_array | sp.csc_array
     groups: int
     buckets: int
     blocks: int
@@ -125,7 +125,7 @@ def _areas(y: Bools, unit: Ints, units: int, rank: Ints, codes: Ints, groups: in
     indices = np.concatenate([unit[negative], unit[positive]]).astype(np.int32)
     ones = np.ones(len(y), np.float32 if len(y) < EXACT // 4 else np.float64)
     return Areas(
-        matrix=sp.csr_array((ones, indices, indptr), shape=(buckets + blocks, units)),
+        matrix=streamed(sp.csr_array((ones, indices, indptr), shape=(buckets + blocks, units))),
         groups=groups,
         buckets=buckets,
         blocks=blocks,
@@ -134,3 +134,12 @@ def _areas(y: Bools, unit: Ints, units: int, rank: Ints, codes: Ints, groups: in
         edge=np.searchsorted(edges, start_n),
         block=np.searchsorted(first, start_p),
     )
+
+
+def streamed(matrix: sp.csr_array) -> sp.csr_array | sp.csc_array:
+    """The same matrix by columns, if it has fewer rows than columns.
+
+    A product then reads the weights once, from start to end, and adds to the smaller result: up to twice as fast,
+    since the processor's caches are what limits it.
+    """
+    return sp.csc_array(matrix) if matrix.shape[0] < matrix.shape[1] else matrix

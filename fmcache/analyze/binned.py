@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from fmcache.analyze.areas import EXACT, Bools, Floats, Ints
+from fmcache.analyze.areas import EXACT, Bools, Floats, Ints, streamed
 from fmcache.analyze.calibration import BINS
 from fmcache.analyze.partitions import Partition
 
@@ -31,7 +31,7 @@ SAMPLES, POSITIVES, RESIDUALS = range(3)
 class Binned:
     """M and G, or G · M alone; build it with `binned_of`. groups : of each partition. rows : of each group."""
 
-    matrix: sp.csr_array
+    matrix: sp.csr_array | sp.csc_array
     gather: sp.csr_array | None
     groups: tuple[int, ...]
     rows: int
@@ -88,8 +88,8 @@ def binned_of(
     ], format="csr")  # fmt: skip
     sizes = tuple(part.size for part in partitions)
     if len(y) < LONG * len(first):
-        return Binned(sp.csr_array(gather @ matrix), None, sizes, rows)
-    return Binned(matrix, gather, sizes, rows)
+        return Binned(streamed(sp.csr_array(gather @ matrix)), None, sizes, rows)
+    return Binned(streamed(matrix), gather, sizes, rows)
 
 
 def _gather(
