@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fmcache.extract.models.card import Card
-from fmcache.extract.models.parity import LIBRARY, OFFICIAL, REAL_WEIGHTS, SAME_CODE
+from fmcache.extract.models.parity import LIBRARY, OFFICIAL, REAL_WEIGHTS, RESTATED, SAME_CODE
 from fmcache.extract.registry import aliases, list_models
 
 _HEAD = """\
@@ -41,8 +41,9 @@ object: nothing in a file runs. Every tensor has to find its place and every pla
 lists the first five of each. The cache key holds a sha256 over the tensors, so the container does not matter
 and a changed weight is another entry.
 
-Downloads come from the Hugging Face hub at the commit of the card (the head where the card has none; what it
-was is in the manifest), are resumed, and checked where the card has a hash. `HF_HUB_OFFLINE=1` is respected.
+Downloads come from the Hugging Face hub at the commit of the card, are resumed, and checked where the card has
+a hash. Repositories that are *unpinned* in the list below were never reached from here: their head is taken, its
+commit is in the manifest, and the sha256 of the tensors in the key. `HF_HUB_OFFLINE=1` is respected.
 
 ## Text
 
@@ -90,6 +91,8 @@ def preprocessing(card: Card) -> str:
         return OFFICIAL[card.id].preprocessing
     if card.preprocess is None:
         return "read from its configuration"
+    if card.id in RESTATED:
+        return RESTATED[card.id]
     return (
         "exact"
         if card.preprocess == _preprocess_of(SAME_CODE.get(card.id))
@@ -128,7 +131,7 @@ def _notes(cards: list[Card]) -> str:
         where = card.published
         sources = [f"package {where.package}"] if where.package else []
         sources += (
-            [f"hub {where.hub}" + (f" at {where.revision[:12]}" if where.revision else "")]
+            [f"hub {where.hub} " + (f"at {where.revision[:12]}" if where.revision else "(unpinned)")]
             if where.hub
             else []
         )

@@ -29,7 +29,7 @@ INTERPOLATION = {
     "hamming": Image.Resampling.HAMMING,
 }
 EVERY_PIXEL = 1 << 30  # no image has so many on a side: nothing may be dropped
-RESIZES = ("shortest", "squash", "pad-square", "none")
+RESIZES = ("shortest", "squash", "pad-square", "fit-square", "none")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -50,7 +50,8 @@ class Geometry:
     ----------
     resize : "shortest" (the shorter side becomes `size`, the longer one int(size · long / short)), "squash" (both
         sides become `size`), "pad-square" (the image in the centre of a black square whose side is its longer one, or
-        `size` if that is larger; the square becomes `size`), or "none".
+        `size` if that is larger; the square becomes `size`), "fit-square" (the longer side becomes `size`, both rounded
+        down, in the centre of a black square of `size`), or "none".
     size : pixels; ignored by "none".
     interpolation : a key of INTERPOLATION; always with Pillow's antialiasing.
     crop : side of the square cut from the centre (padded with black where the image is smaller); None: no crop.
@@ -77,7 +78,7 @@ class Geometry:
                     f"fmcache has: {', '.join(allowed)}.",
                     "Choose another model, or open an issue with this message.",
                 )
-        if self.crop is None and self.resize not in ("squash", "pad-square"):
+        if self.crop is None and self.resize not in ("squash", "pad-square", "fit-square"):
             raise ModelError(
                 f"The preprocessing (resize {self.resize!r}, no crop) leaves images of different sizes.",
                 "A batch needs one size.",
@@ -112,14 +113,28 @@ class Normalise:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Everything between the decoded pixels and the model."""
+    """Everything between the decoded pixels and the model.
+
+    Attributes
+    ----------
+    float_side : side that the normalised square gets on the device, by bicubic interpolation in floating point without
+        antialiasing, where the official code resizes again after it has normalised; None: the square stays as it is.
+    """
 
     geometry: Geometry
     normalise: Normalise
+    float_side: int | None = None
+
+    @property
+    def side(self) -> int:
+        """Side of what the model sees, in pixels."""
+        return self.float_side or self.geometry.side
 
     def document(self) -> dict[str, Any]:
         """The part of an entry's key that names this preprocessing."""
         document = asdict(self)
+        if self.float_side is None:
+            del document["float_side"]
         for name in ("mean", "std"):
             document["normalise"][name] = [float(value) for value in document["normalise"][name]]
         return document
@@ -141,9 +156,10 @@ def resized(preprocess: Preprocess, side: int) -> Preprocess:
     128
     """
     geometry = preprocess.geometry
-    size = round(geometry.size * side / geometry.side)
+    size = round(geometry.size * side / preprocess.side)
     crop = None if geometry.crop is None else side
-    return replace(preprocess, geometry=replace(geometry, size=size, crop=crop))
+    last = None if preprocess.float_side is None else side
+    return replace(preprocess, geometry=replace(geometry, size=size, crop=crop), float_side=last)
 
 
 def fairmedfm_preprocess(dataset: str) -> Preprocess:
@@ -190,6 +206,9 @@ def apply_geometry(image: np.ndarray, geometry: Geometry | Frame) -> np.ndarray:
     elif geometry.resize == "shortest":
         longer = int(geometry.size * max(height, width) / min(height, width))
         new_height, new_width = (longer, geometry.size) if width <= height else (geometry.size, longer)
+    elif geometry.resize == "fit-square":
+        ratio = geometry.size / max(height, width)
+        new_height, new_width = max(1, int(height * ratio)), max(1, int(width * ratio))
     else:
         new_height, new_width = height, width
     if (new_height, new_width) != (height, width):
@@ -197,6 +216,8 @@ def apply_geometry(image: np.ndarray, geometry: Geometry | Frame) -> np.ndarray:
             (new_width, new_height), INTERPOLATION[geometry.interpolation]
         )
         image = np.asarray(picture)
+    if geometry.resize == "fit-square":
+        image = _pad_square(image, geometry.size)
     if geometry.crop is not None:
         image = _centre(image, geometry.crop, geometry.crop_offset)
     return np.ascontiguousarray(image)
@@ -228,7 +249,14 @@ def model_input(
     """What a model sees of images that went through its geometry, float32 [b, 3, side, side]."""
     if isinstance(preprocess, FramePreprocess):
         return preprocess.batch(batch, device)
-    return to_model_input(batch, preprocess.normalise, device)
+    x = to_model_input(batch, preprocess.normalise, device)
+    if preprocess.float_side is None:
+        return x
+    import torch
+
+    return torch.nn.functional.interpolate(
+        x, (preprocess.float_side,) * 2, mode="bicubic", align_corners=False
+    )
 
 
 def to_model_input(

@@ -13,7 +13,7 @@ from fmcache.errors import MissingExtra, ModelError, UsageError
 from fmcache.extract.cubes import CubePreprocess
 from fmcache.extract.frame import FramePreprocess
 from fmcache.extract.models.card import Card, Network, Weights
-from fmcache.extract.preprocess import resized
+from fmcache.extract.preprocess import Preprocess, resized
 
 if TYPE_CHECKING:
     import torch
@@ -195,7 +195,7 @@ def _width(network: Network, pool: str, device: str) -> int:
     import torch
 
     seen: Any = network.preprocess  # of pictures: networks of volumes say their width in the card
-    side = seen.geometry.side
+    side = seen.side if isinstance(seen, Preprocess) else seen.geometry.side
     with torch.inference_mode():
         return int(network.heads[pool](torch.zeros(1, 3, side, side, device=device)).shape[1])
 

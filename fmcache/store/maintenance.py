@@ -114,6 +114,11 @@ def show_entry(cache: Cache, name: str) -> list[dict[str, Any]]:
             for field, value in _flat(content)
             if field not in ("model", "dataset", "kind", "key")
         ]
+        why = segment.quarantine.group_by("reason").len().sort("len", "reason", descending=[True, False])
+        rows += [
+            {"field": f"segment.{segment.number:04d}.rejected", "value": f"{n:,} x {reason}"}
+            for reason, n in why.rows()
+        ]
     return rows
 
 

@@ -17,8 +17,8 @@ from fmcache.extract.preprocess import (
     Preprocess,
     apply_geometry,
     fairmedfm_preprocess,
+    model_input,
     resize_and_crop,
-    to_model_input,
 )
 from fmcache.extract.registry import resolve_model
 from fmcache.extract.torchvision_fix import make_torchvision_importable
@@ -42,8 +42,8 @@ OFFICIAL = {
 }
 
 
-def model_input(picture: np.ndarray, preprocess: Preprocess) -> np.ndarray:
-    return to_model_input([apply_geometry(picture, preprocess.geometry)], preprocess.normalise).numpy()[0]
+def seen(picture: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+    return model_input([apply_geometry(picture, preprocess.geometry)], preprocess).numpy()[0]
 
 
 @pytest.mark.parametrize("picture", PICTURES)
@@ -51,7 +51,7 @@ def model_input(picture: np.ndarray, preprocess: Preprocess) -> np.ndarray:
 def test_it_is_the_official_transform_exactly(name: str, picture: str) -> None:
     preprocess = OFFICIAL[name]
     assert preprocess is not None
-    x = model_input(PICTURES[picture], preprocess)
+    x = seen(PICTURES[picture], preprocess)
     if name == "medclip":  # its extractor gives one channel
         assert np.array_equal(x[0], x[1])
         x = x[0]
@@ -77,7 +77,7 @@ def test_resize_and_crop_is_torchvisions(height: int, width: int, interpolation:
     theirs = t.Compose(
         [t.Resize(256, mode), t.CenterCrop(224), t.ToTensor(), t.Normalize(*IMAGENET)]
     )(Image.fromarray(picture))  # fmt: skip
-    ours = model_input(picture, resize_and_crop(256, 224, IMAGENET, interpolation))
+    ours = seen(picture, resize_and_crop(256, 224, IMAGENET, interpolation))
     assert np.abs(ours - theirs.numpy()).max() <= 1e-6
 
 
@@ -87,7 +87,7 @@ def test_squash_is_torchvisions() -> None:
 
     picture = seeded.image_u8("squash", 211, 403)
     theirs = t.Compose([t.Resize((224, 224), t.InterpolationMode.BICUBIC), t.ToTensor(), t.Normalize(*CLIP)])
-    ours = model_input(picture, Preprocess(Geometry("squash", 224, "bicubic", None), Normalise(*CLIP)))
+    ours = seen(picture, Preprocess(Geometry("squash", 224, "bicubic", None), Normalise(*CLIP)))
     assert np.abs(ours - theirs(Image.fromarray(picture)).numpy()).max() <= 1e-6
 
 
@@ -96,12 +96,35 @@ def test_a_grey_picture_is_its_rgb_copy_bit_for_bit() -> None:
     colour = np.repeat(grey[..., None], 3, axis=2)
     for preprocess in (resize_and_crop(256, 224, IMAGENET), OFFICIAL["medclip"], OFFICIAL["blip_eval"]):
         assert preprocess is not None
-        assert np.array_equal(model_input(grey, preprocess), model_input(colour, preprocess))
+        assert np.array_equal(seen(grey, preprocess), seen(colour, preprocess))
 
 
 def test_a_batch_may_mix_grey_and_colour() -> None:
-    normalise = Normalise(*IMAGENET)
+    mine = Preprocess(Geometry("none", crop=8), Normalise(*IMAGENET))
     grey, colour = np.full((8, 8), 7, np.uint8), np.full((8, 8, 3), 9, np.uint8)
-    mixed = to_model_input([grey, colour], normalise)
-    assert torch.equal(mixed[:1], to_model_input([grey], normalise))
-    assert torch.equal(mixed[1:], to_model_input([colour], normalise))
+    mixed = model_input([grey, colour], mine)
+    assert torch.equal(mixed[:1], model_input([grey], mine))
+    assert torch.equal(mixed[1:], model_input([colour], mine))
+
+
+@pytest.mark.parametrize(("height", "width"), [(301, 257), (97, 1203), (1000, 223), (320, 320), (64, 40)])
+def test_chexzeros_is_its_two_scripts(height: int, width: int) -> None:
+    """A radiograph becomes 320 pixels in a black square; that is normalised, and then made 224 in floating point."""
+    make_torchvision_importable()
+    from torchvision import transforms as t
+
+    picture = seeded.image_u8(f"chexzero/{height}x{width}", height, width, 1)[..., 0]
+    small = (int(width * 320 / max(height, width)), int(height * 320 / max(height, width)))
+    square = Image.new("L", (320, 320))
+    fitted = Image.fromarray(picture).resize(small, Image.Resampling.LANCZOS)
+    square.paste(fitted, ((320 - small[0]) // 2, (320 - small[1]) // 2))
+    x = torch.from_numpy(np.repeat(np.asarray(square, np.float32)[None], 3, axis=0))
+    official = t.Compose([
+        t.Normalize((101.48761,) * 3, (83.43944,) * 3),
+        t.Resize(224, interpolation=t.InterpolationMode.BICUBIC, antialias=False),  # as torchvision 0.11 did
+    ])  # fmt: skip
+    preprocess = resolve_model("chexzero").preprocess
+    assert isinstance(preprocess, Preprocess)
+    ours = seen(picture, preprocess)
+    assert ours.shape == (3, 224, 224)
+    assert np.abs(ours - official(x).numpy()).max() <= 1e-6

@@ -23,7 +23,7 @@ from fmcache.extract.options import ExtractOptions  # noqa: E402
 from fmcache.extract.registry import LoadedModel  # noqa: E402
 from fmcache.settings import Settings  # noqa: E402
 from fmcache.store.cache import open_cache  # noqa: E402
-from fmcache.store.maintenance import repair, verify  # noqa: E402
+from fmcache.store.maintenance import repair, show_entry, verify  # noqa: E402
 
 SIDE, LOW = 32, 8
 PREPROCESS = FramePreprocess(Frame("squash", SIDE, "nearest"), Shades((0, 0, 0), (1, 1, 1)))
@@ -118,6 +118,8 @@ def test_an_empty_class_of_a_picture_is_a_row_of_the_quarantine_and_no_reason_to
         ("s3", None, empty),
     ]
     assert any("2 in 2 of 4 masks" in sentence for sentence in summary.sentences())
+    told = [row["value"] for row in show_entry(cache, "toy-sam/study") if row["field"].endswith(".rejected")]
+    assert told[0] == f"2 x {empty}", "what `fmcache cache show` says"
     _, again = run(study)
     assert len(cache.entry("toy-sam", "study", "mask").segments) == 1, "nothing is written twice"
     assert any("2 in 2 of 4 masks" in sentence for sentence in again.sentences())

@@ -92,12 +92,15 @@ CARDS = (
         "MIT",
         Published(url="https://github.com/rajpurkarlab/CheXzero (a folder on Google Drive, best_64_….pt)"),
         preprocess=Preprocess(
-            Geometry("shortest", 224, "bicubic", 224), Normalise((101.48761,) * 3, (83.43944,) * 3, 1.0)
+            Geometry("fit-square", 320, "lanczos", None, grey=True),
+            Normalise((101.48761,) * 3, (83.43944,) * 3, 1.0),
+            float_side=224,
         ),
         paper="Tiu et al., Expert-level detection of pathologies, Nature Biomedical Engineering 2022",
         notes="The paper averages ten checkpoints: give them one by one. Prompts in pairs: --prompts chexzero. "
-        "The official code normalises before it resizes, in floating point; here the 8-bit image is resized first "
-        "(differences up to half a grey level, and where bicubic overshoots 0 or 255).",
+        "Its data_process.py fits the whole radiograph into a black square of 320 pixels; zero_shot.py normalises that "
+        "and resizes it to 224 in floating point, without antialiasing (torchvision 0.11).",
+        version=2,
     ),
     _tuned(
         "monet",
