@@ -1,4 +1,4 @@
-"""Can the groups of an attribute be told apart in the embeddings? Silhouette, MMD, and coordinates to draw.
+"""Can the groups of an attribute be told apart in the embeddings? Silhouette and MMD.
 
 Both numbers are compared with the same embeddings under groups dealt anew, for neither is 0 by chance. One image a
 patient is used (the first by sample_id), at most `most` patients, so that images are independent and n² fits.
@@ -17,7 +17,6 @@ from fmcache.analyze.areas import Floats, Ints
 from fmcache.analyze.cases import patient_codes
 from fmcache.analyze.groups import attribute_names, group_by
 from fmcache.analyze.permutation import chance
-from fmcache.errors import MissingExtra, UsageError
 
 MOST = 2000  # patients; a seeded choice of them beyond
 PERMUTATIONS = 199
@@ -143,41 +142,3 @@ def mmd2(kernel: Floats, inside: np.ndarray) -> Floats:
     first = (within - m.T @ diagonal) / (size * (size - 1))
     second = (outside - (diagonal.sum() - m.T @ diagonal)) / (rest * (rest - 1))
     return np.asarray(first + second - 2 * across / (size * rest))
-
-
-def coordinates(x: Floats, samples: pl.DataFrame, *, tsne: bool = True, seed: int = 0) -> pl.DataFrame:
-    """Where to draw each sample: sample_id, pca1, pca2, tsne1, tsne2 and ``attribute.*``.
-
-    PCA is exact, signs fixed so that the largest loading is positive. t-SNE starts from it (perplexity 30, or less than
-    a third of the samples), on the first 50 components; distances between its clusters mean nothing.
-
-    Raises
-    ------
-    MissingExtra : t-SNE without scikit-learn. UsageError : fewer than five samples.
-    """
-    if len(x) < 5:
-        raise UsageError(
-            f"There are {len(x)} patients.", "Coordinates need five.", "Choose an entry with more patients."
-        )
-    centred = np.asarray(x, np.float64) - np.mean(x, axis=0, dtype=np.float64)
-    u, s, v = np.linalg.svd(centred, full_matrices=False)
-    sign = np.sign(v[np.arange(len(v)), np.abs(v).argmax(axis=1)])
-    scores = u * s * sign
-    table = samples.select(
-        "sample_id",
-        pl.Series("pca1", scores[:, 0]),
-        pl.Series("pca2", scores[:, 1] if scores.shape[1] > 1 else np.zeros(len(x))),
-        pl.lit(float(s[0] ** 2 / max((s**2).sum(), 1e-300))).alias("pca1_share"),
-        pl.selectors.starts_with("attribute."),
-    )
-    if not tsne:
-        return table
-    try:
-        from sklearn.manifold import TSNE
-    except ModuleNotFoundError:
-        raise MissingExtra(
-            "t-SNE needs scikit-learn.", "PCA does not.", "Type: pip install scikit-learn   or give --no-tsne"
-        ) from None
-    fit = TSNE(perplexity=min(30.0, (len(x) - 1) / 3), init="pca", random_state=seed)
-    drawn = fit.fit_transform(scores[:, :50])
-    return table.with_columns(pl.Series("tsne1", drawn[:, 0]), pl.Series("tsne2", drawn[:, 1]))

@@ -7,45 +7,65 @@ from typing import Annotated
 
 import typer
 
-from fmcache.cli.options import CacheDir, Debug, Form, open_store
+from fmcache.cli.options import CacheDir, Datasets, Debug, Form, Models, open_store
 from fmcache.cli.root import app
 from fmcache.output import Format, emit, say
 
 
-@app.command(
-    epilog="Example: fmcache represent --model dinov2 --dataset mimic --by sex,race --out coordinates.parquet"
-)
+@app.command(epilog="Example: fmcache represent --model dinov2 --dataset mimic --by sex,race")
 def represent(
-    model: Annotated[str, typer.Option("--model", "-m", help="A model.")],
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="A dataset.")],
+    model: Models = None,
+    dataset: Datasets = None,
     by: Annotated[str | None, typer.Option(help="Attributes: sex,race. Default: all.")] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Write PCA and t-SNE coordinates of one image a patient: .parquet or .csv."),
+    projection: Annotated[
+        str | None,
+        typer.Option(help='Maps to store: pca,tsne. Default: both; t-SNE needs "fmcache[maps]".'),
     ] = None,
-    tsne: Annotated[bool, typer.Option(help="t-SNE coordinates too (needs scikit-learn).")] = True,
+    out: Annotated[Path | None, typer.Option(help="Write the maps to a file too: .parquet or .csv.")] = None,
     most: Annotated[int, typer.Option(min=20, help="Most patients; a seeded choice beyond.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of the choice of patients, the permutations and t-SNE.")] = 0,
     cache: CacheDir = None,
     form: Form = Format.auto,
     debug: Debug = False,
 ) -> None:
-    """Can groups be told apart in the embeddings? Silhouette and MMD between groups, against permuted groups."""
-    from fmcache.analyze.representation import chosen_rows, coordinates, separability
+    """Can groups be told apart in the embeddings? Silhouette and MMD between groups, against permuted groups.
+
+    The maps (PCA, t-SNE; one image a patient) are stored in the cache: the report draws them, fmcache sql has them as
+    the table coordinates.
+    """
+    import polars as pl
+
+    from fmcache.analyze.coordinates import coordinates, parse_projections
+    from fmcache.analyze.representation import chosen_rows, separability
     from fmcache.errors import UsageError
+    from fmcache.probe.asked import entries_of
+    from fmcache.store.sql_export import write_result
 
     if out is not None and out.suffix not in (".parquet", ".csv"):
         raise UsageError(
-            f"{out} has an unknown ending.", "Known: .parquet, .csv.", "Type: --out coordinates.parquet"
+            f"{out} has an unknown ending.", "Known: .parquet, .csv.", "Type: --out maps.parquet"
         )
-    entry = open_store(cache).embeddings(model, dataset)
-    rows = chosen_rows(entry.samples, most, seed)
-    x, samples = entry.rows(rows, "float32"), entry.samples[rows.tolist()]
+    wanted = parse_projections(projection)
+    if projection is None and "tsne" not in wanted:
+        say('No t-SNE: scikit-learn is not installed. For it: pip install "fmcache[maps]"')
     names = [part.strip() for part in by.split(",") if part.strip()] if by else None
-    found = separability(x, samples, names, seed=seed)
-    say(f"{len(rows):,} of {entry.n:,} images: one a patient.")
+    store = open_store(cache)
+    tables, maps = [], []
+    for entry in entries_of(store, model, dataset):
+        held = store.embeddings(entry.model, entry.dataset, key=entry.key)
+        rows = chosen_rows(held.samples, most, seed)
+        x, samples = held.rows(rows, "float32").reshape(len(rows), -1), held.samples[rows.tolist()]
+        say(f"{entry.model} on {entry.dataset}: {len(rows):,} of {held.n:,} images, one a patient.")
+        found = separability(x, samples, names, seed=seed)
+        tables.append(
+            found.select(pl.lit(entry.model).alias("model"), pl.lit(entry.dataset).alias("dataset"), pl.all())
+        )
+        maps.append(coordinates(x, samples, entry, wanted, seed))
+        store.publish_coordinates(maps[-1])
+    say(
+        f'Stored: {" and ".join(wanted)}. fmcache report draws them; fmcache sql "SELECT * FROM coordinates" has them.'
+    )
     if out is not None:
-        table = coordinates(x, samples, tsne=tsne, seed=seed)
-        (table.write_parquet if out.suffix == ".parquet" else table.write_csv)(out)
-        say(f"Coordinates: {out}")
-    emit(found.to_dicts(), form=form)
+        write_result(pl.concat(maps, how="diagonal_relaxed").to_arrow(), out)
+        say(f"Maps: {out}")
+    emit(pl.concat(tables).to_dicts(), form=form)

@@ -41,4 +41,4 @@ def coordinate_files(root: Path) -> list[Path]:
 def read_coordinates(root: Path) -> pl.DataFrame:
     """All maps, every byte checked; an attribute that a map lacks is null."""
     tables = [empty(COORDINATE_COLUMNS), *(read_table(file) for file in coordinate_files(root))]
-    return pl.concat(tables, how="diagonal")
+    return pl.concat(tables, how="diagonal_relaxed")

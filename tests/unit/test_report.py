@@ -18,10 +18,11 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from fmcache.analyze.audit import audit
+from fmcache.analyze.coordinates import coordinates
 from fmcache.analyze.report import build
 from fmcache.analyze.report.build import build_report, key_sentences
 from fmcache.analyze.report.chosen import choose_runs
-from fmcache.analyze.report.cloud import cloud
+from fmcache.analyze.report.cloud import READINGS, clouds, stored_maps
 from fmcache.analyze.report.compare import comparisons, front_sentence
 from fmcache.analyze.report.compare_figures import front_figure
 from fmcache.analyze.report.curves import precision_recall, roc
@@ -440,23 +441,41 @@ def test_the_map_of_the_embedding_is_its_two_principal_components(tmp_path: Path
     y = rng.integers(0, 2, n).astype(float)
     predictions = pl.DataFrame({"sample_id": ids, "patient_id": ids, "split": ["test"] * n, "label": ["y"] * n,
                                 "seed": [0] * n, "y": y, "score": rng.random(n), "logit": [None] * n,
-                                "attribute.sex": sex})  # fmt: skip
+                                "attribute.sex": sex, "attribute.ward": [TINY] * 5 + list("abcde" * 23)})  # fmt: skip
     cache.publish_run(
         {"model": "m", "dataset": "study", "usage": "lp", "method": "erm", "kind": "image", "key": key},
         predictions,
     )
-    run_metrics(cache, by=["sex"], threshold_policy="0.5", draws=20)
+    run_metrics(cache, by=["sex", "ward"], threshold_policy="0.5", draws=20)
     view = choose_runs(cache, None, 11).views[0]
-    made = cloud(cache, view, predictions)
-    assert made is not None
+    (made,) = clouds(cache, stored_maps(cache), view, predictions)
     expected = PCA(2).fit(x)
     placed = made.points.sort("sample_id").select("x", "y").to_numpy()
     drawn = expected.transform(x)
     assert np.abs(placed) == pytest.approx(np.abs(drawn), abs=1e-3)
-    assert made.shares == pytest.approx(tuple(expected.explained_variance_ratio_), abs=1e-4)
+    first, second = (100 * expected.explained_variance_ratio_[:2]).round().astype(int)
+    assert made.facts == f"first two principal components: {first} % and {second} % of the variance"
     page = build_report(cache, tmp_path / "r.html").read_text(encoding="utf-8")
-    assert page.count("mark dot s") == n
+    shown = [group.n or 0 for attribute in view.attributes for group in attribute.shown]
+    assert n < sum(shown) < 2 * n - 5  # of the ward with five people, and of another one, nobody is drawn
+    assert page.count("mark dot s") == sum(shown)
     assert "2.0 Wh on the device" in page
     assert "<dd>w.pt, SHA-256 abababababab…</dd>" in page
     assert "/home/u" not in page
     assert CANARY not in page
+    # what is stored is drawn instead, without the people that were not evaluated, and is the same picture again
+    entry, samples = cache.entry("m", "study"), table.with_columns(pl.Series("attribute.sex", sex))
+    stored = coordinates(x, samples, entry, ["pca", "tsne"])
+    cache.publish_coordinates(stored.with_columns(pl.col("x") + 100))
+    linear, near = clouds(cache, stored_maps(cache), view, predictions.head(90))
+    assert (linear.projection, near.projection) == ("pca", "tsne")
+    for one in (linear, near):
+        told = stored.filter(pl.col("projection") == one.projection, pl.col("sample_id").is_in(ids[:90]))
+        assert one.points.sort("sample_id")["x"].to_list() == (told.sort("sample_id")["x"] + 100).to_list()
+    assert near.facts.startswith("t-SNE, perplexity 30, seed 0, divergence ")
+    page = build_report(cache, tmp_path / "r.html").read_text(encoding="utf-8")
+    assert page.count("mark dot s") == 2 * sum(shown)
+    assert page.count(": mean</title>") == len(shown)  # a mean of t-SNE positions is no place
+    assert READINGS["tsne"] in page
+    assert CANARY not in page
+    assert build_report(cache, tmp_path / "again.html").read_text(encoding="utf-8") == page

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 
-from fmcache.analyze.representation import chosen_rows, coordinates, mmd2, separability, silhouette
+from fmcache.analyze.representation import chosen_rows, mmd2, separability, silhouette
 
 
 def study(shift: float, n: int = 200, seed: int = 0) -> tuple[np.ndarray, pl.DataFrame]:
@@ -70,14 +69,3 @@ def test_one_image_a_patient() -> None:
     assert chosen_rows(samples).tolist() == [1, 3]
     assert len(chosen_rows(study(0.0)[1], most=50)) == 50
     assert chosen_rows(study(0.0)[1], most=50).tolist() == chosen_rows(study(0.0)[1], most=50).tolist()
-
-
-def test_coordinates_are_those_of_pca_and_keep_clusters_in_tsne() -> None:
-    x, samples = study(8.0, 90)
-    table = coordinates(x, samples)
-    theirs = np.abs(PCA(2).fit_transform(x))
-    assert np.abs(table.select("pca1", "pca2").to_numpy()) == pytest.approx(theirs, abs=1e-8)
-    drawn = table.select("tsne1", "tsne2").to_numpy()
-    codes = (samples["attribute.sex"] == "male").to_numpy()
-    assert silhouette_score(drawn, codes) > 0.3
-    assert "attribute.sex" in table.columns

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from fmcache.analyze.report import figures, sentences, series, tables
 from fmcache.analyze.report.checklists import checklists
 from fmcache.analyze.report.chosen import CacheLike, choose_runs
-from fmcache.analyze.report.cloud import Cloud, cloud, cloud_figure
+from fmcache.analyze.report.cloud import CAPTIONS, READINGS, Cloud, cloud_figure, clouds, stored_maps
 from fmcache.analyze.report.compare import Comparison, comparisons, consistency_sentence, front_sentence
 from fmcache.analyze.report.compare_figures import consistency_figure, front_figure
 from fmcache.analyze.report.explorer import Explorer, explore
@@ -133,13 +133,14 @@ def render(
     drawn = _drawn(chosen.views)
     places = {i: f"v{i + 1}" for i in drawn}
     loaded: tuple[str, pl.DataFrame | None] = ("", None)
+    maps = stored_maps(cache)
     sections: list[Section] = []
     for i in drawn:
         view = chosen.views[i]
         if loaded[0] != view.run_id:
             loaded = (view.run_id, chosen.predictions[view.run_id].predictions())
         assert loaded[1] is not None
-        sections.append(_section(cache, places[i], view, loaded[1], min_cell))
+        sections.append(_section(cache, places[i], view, loaded[1], maps, min_cell))
     found = [truth(view, rows) for view in chosen.views if (rows := planted(cache, view))]
     ranked = rankings(cache.results(), [view.run_id for view in chosen.views], min_cell)
     css, script = _resource("report.css"), _resource("explorer.js")
@@ -220,10 +221,12 @@ def _names(names: Iterable[str]) -> list[str]:
     return sorted({name for name in names if name})
 
 
-def _section(cache: CacheLike, identity: str, view: View, predictions: pl.DataFrame, floor: int) -> Section:
+def _section(
+    cache: CacheLike, identity: str, view: View, predictions: pl.DataFrame, maps: pl.DataFrame, floor: int
+) -> Section:
     rows = series.of_view(predictions, view)
     whole = series.whole_roc(rows)
-    where = cloud(cache, view, rows)
+    where = clouds(cache, maps, view, rows)
     return Section(
         identity=identity,
         view=view,
@@ -244,7 +247,7 @@ def _block(
     attribute: Attribute,
     rows: pl.DataFrame,
     whole: Any,
-    where: Cloud | None,
+    where: Sequence[Cloud],
     floor: int,
 ) -> Block:
     name, first = spoken(attribute.name), metric_name(view.measured[0])
@@ -270,9 +273,11 @@ def _block(
         drawn.append(Drawing("Calibration", drawing))
     elif curves:
         remarks.append("No calibration curve: the score is a decision or not a probability.")
-    scattered = where and cloud_figure(where, grouped, f"Embedding by {name}", f"{identity}-cloud")
-    if scattered:
-        drawn.append(Drawing("Where the groups lie in the embedding", scattered))
+    for one in where:
+        title, place = f"{CAPTIONS[one.projection]}, by {name}", f"{identity}-{one.projection}"
+        scattered = cloud_figure(one, grouped, title, place)
+        if scattered:
+            drawn.append(Drawing(CAPTIONS[one.projection], scattered, READINGS[one.projection]))
     if attribute.shown and not curves:
         remarks.append("No curves: the stored predictions do not hold this attribute's groups.")
     if len(attribute.shown) > figures.SERIES:

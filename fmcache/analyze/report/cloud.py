@@ -1,12 +1,12 @@
-"""Where people lie in the embedding, by group: two principal components of the evaluated images (FairMedFM's fig. 16
-has t-SNE).
+"""Where people lie in the embedding, by group (FairMedFM's fig. 16): maps that the cache holds of evaluated images.
 
-Principal components are linear, so that distances and overlap mean what they seem to; t-SNE would draw gaps that
-are not there. One image a person, at most MOST; the page gets positions on a grid of half a pixel and no ids.
+Where no map is stored, their two principal components are worked out here. One image a person, at most MOST; the page
+gets positions on a grid of half a pixel and no ids.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,33 +14,91 @@ import numpy as np
 import polars as pl
 from markupsafe import Markup
 
+from fmcache.analyze.coordinates import coordinates
 from fmcache.analyze.report.figures import WIDTH, short_name
 from fmcache.analyze.report.series import Rows
 from fmcache.analyze.report.svg import Scale, element, figure, label, mark
 from fmcache.analyze.report.views import View
-from fmcache.analyze.report.wording import count, spoken
+from fmcache.analyze.report.wording import count, decimal, spoken
 from fmcache.errors import FmcacheError
+from fmcache.store.schema import COORDINATE_COLUMNS, empty
 
 MOST, FEWEST = 600, 30
+CAPTIONS = {
+    "pca": "Where the groups lie in the embedding",
+    "tsne": "Neighbours in the embedding (t-SNE)",
+}
+READINGS = {
+    "pca": "Groups that overlap here can still differ along other directions; a probe for the attribute tells that.",
+    "tsne": "Only who lies beside whom can be read from it: distances between islands, their size and density mean "
+    "nothing, and islands appear without any cause.",
+}
 _PLOT, _EDGE = 320, 14
 
 
 @dataclass(frozen=True)
 class Cloud:
-    """sample_id, x, y of the drawn images, and the shares of variance that x and y have."""
+    """sample_id, x, y of the drawn images by one projection, and what it says of itself."""
 
+    projection: str
     points: pl.DataFrame
-    shares: tuple[float, float]
+    facts: str
 
 
-def cloud(cache: Any, view: View, predictions: pl.DataFrame) -> Cloud | None:
-    """The projection of a view's images; None where the cache holds no vectors of them.
+def stored_maps(cache: Any) -> pl.DataFrame:
+    """COORDINATE_COLUMNS of all maps; empty where the cache is one that has none."""
+    return cache.coordinates() if hasattr(cache, "coordinates") else empty(COORDINATE_COLUMNS)
+
+
+def clouds(cache: Any, maps: pl.DataFrame, view: View, predictions: pl.DataFrame) -> list[Cloud]:
+    """The maps of a view's images; none where the cache holds no vectors of them.
 
     Parameters
     ----------
-    predictions : the view's rows. The components are those of the drawn images.
+    maps : see `stored_maps`. predictions : the view's rows. Without a stored PCA the components are those of the drawn
+        images.
     """
-    if not hasattr(cache, "embeddings") or not view.text("key") or view.text("kind") not in ("", "image"):
+    key = view.text("key")
+    if not key or view.text("kind") not in ("", "image"):
+        return []
+    mine = maps.filter(
+        (pl.col("model") == view.info.get("model")) & (pl.col("dataset") == view.info.get("dataset"))
+        & pl.col("key").str.starts_with(key)
+    ).join(predictions.select("sample_id"), on="sample_id", how="semi")  # fmt: skip
+    found = {
+        str(name): _cloud(_some(part))
+        for (name,), part in mine.sort("sample_id").group_by("projection", maintain_order=True)
+        if part.height >= FEWEST
+    }
+    if "pca" not in found and (made := _projected(cache, view, predictions)) is not None:
+        found["pca"] = _cloud(made)
+    return [found[name] for name in CAPTIONS if name in found]
+
+
+def _some(rows: pl.DataFrame) -> pl.DataFrame:
+    """At most MOST rows, a seeded choice."""
+    if rows.height <= MOST:
+        return rows
+    return rows[np.sort(np.random.default_rng(0).choice(rows.height, MOST, replace=False)).tolist()]
+
+
+def _cloud(table: pl.DataFrame) -> Cloud:
+    first = table.row(0, named=True)
+    if first["projection"] == "pca":
+        shares = f"{100 * first['x_share']:.0f} % and {100 * first['y_share']:.0f} % of the variance"
+        facts = f"first two principal components: {shares}"
+    else:
+        made = json.loads(first["parameters"])
+        perplexity = (
+            f"perplexity {made.get('perplexity', float('nan')):.3g}, " if "perplexity" in made else ""
+        )
+        facts = f"t-SNE, {perplexity}seed {first['seed']}, divergence {decimal(first['kl_divergence'], 2)}"
+    return Cloud(first["projection"], table.select("sample_id", "x", "y"), facts)
+
+
+def _projected(cache: Any, view: View, predictions: pl.DataFrame) -> pl.DataFrame | None:
+    """The principal components of the view's images, one image a person."""
+    if not hasattr(cache, "embeddings"):
         return None
     try:
         found = cache.embeddings(view.text("model"), view.text("dataset"), key=view.text("key"))
@@ -50,26 +108,21 @@ def cloud(cache: Any, view: View, predictions: pl.DataFrame) -> Cloud | None:
         return None
     person = pl.coalesce("patient_id", "sample_id")
     people = predictions.sort("sample_id").unique(person, keep="first", maintain_order=True)["sample_id"]
-    here = found.samples.select("sample_id").with_row_index("row").unique("sample_id", keep="first")
+    here = found.samples.with_row_index("row").unique("sample_id", keep="first")
     chosen = here.join(people.to_frame(), on="sample_id", how="semi").sort("sample_id")
     if chosen.height < FEWEST:
         return None
-    if chosen.height > MOST:
-        kept = np.sort(np.random.default_rng(0).choice(chosen.height, MOST, replace=False))
-        chosen = chosen[kept.tolist()]
-    x = found.rows(chosen["row"].to_numpy(), "float32").astype(np.float64)
-    x -= x.mean(axis=0)
-    u, s, v = np.linalg.svd(x, full_matrices=False)
-    # a component has no sign of its own: the largest weight is positive, or a library could turn the picture round
-    sign = np.sign(v[:2][np.arange(2), np.abs(v[:2]).argmax(axis=1)])
-    xy = u[:, :2] * s[:2] * sign
-    share = s[:2] ** 2 / max(float((s**2).sum()), 1e-300)
-    points = chosen.select("sample_id").with_columns(x=pl.Series(xy[:, 0]), y=pl.Series(xy[:, 1]))
-    return Cloud(points, (float(share[0]), float(share[1])))
+    chosen = _some(chosen)
+    x = found.rows(chosen["row"].to_numpy(), "float32")
+    try:
+        return coordinates(x, chosen, found.entry, ["pca"])
+    except FmcacheError:  # all images have one embedding: there is nothing to draw
+        return None
 
 
 def cloud_figure(one: Cloud, groups: list[Rows], title: str, identity: str) -> Markup | None:
-    """The points of the groups, small, and the mean of each group, large; None if fewer than two groups have points."""
+    """The points of the groups, small; of principal components also the mean of each group, large. None if fewer than
+    two groups have points."""
     placed = []
     for slot, group, rows in groups:
         mine = one.points.join(rows.select("sample_id"), on="sample_id", how="semi").sort("sample_id")
@@ -88,15 +141,16 @@ def cloud_figure(one: Cloud, groups: list[Rows], title: str, identity: str) -> M
     for i, (slot, group, points) in enumerate(placed):
         dots += [mark(slot, _half(x(a)), _half(y(b)), f"mark dot s{slot}", 2.4) for a, b in points.tolist()]
         name = spoken(group.name)
-        centre = points.mean(axis=0).tolist()
-        means.append(mark(slot, x(centre[0]), y(centre[1]), f"mark point s{slot}", 7, f"{name}: mean"))
+        if one.projection == "pca":
+            centre = points.mean(axis=0).tolist()
+            means.append(mark(slot, x(centre[0]), y(centre[1]), f"mark point s{slot}", 7, f"{name}: mean"))
         key.append(mark(slot, _EDGE + 8, top + 22 * i - 4, f"mark s{slot}"))
         key.append(label(_EDGE + 22, top + 22 * i, short_name(name), "name"))
         key.append(label(_EDGE + _PLOT, top + 22 * i, f"{count(len(points))} people", "value", "end"))
         told.append(f"{name} {count(len(points))}")
-    shares = f"{100 * one.shares[0]:.0f} % and {100 * one.shares[1]:.0f} % of the variance"
-    key.append(label(_EDGE, _EDGE + _PLOT + 18, f"first two principal components: {shares}", "tick"))
-    description = f"One point a person, large markers the mean of a group. {'; '.join(told)}."
+    key.append(label(_EDGE, _EDGE + _PLOT + 18, one.facts, "tick"))
+    large = ", large markers the mean of a group" if means else ""
+    description = f"One point a person{large}. {'; '.join(told)}. {READINGS[one.projection]}"
     return figure(
         WIDTH, top + 22 * len(placed) - 10, title, description, identity, frame, *dots, *means, *key
     )
