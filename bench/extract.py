@@ -3,7 +3,7 @@
     python bench/extract.py                        # 2,500 x 3,000 grey JPEG and 224 x 224 PNG, DINOv2-small
     python bench/extract.py --device cuda --images 2000
     python bench/extract.py --memory               # peak memory with 1,000 and with 20,000 images
-    python bench/extract.py --together clip-vit-b-32=FILE biomedclip=FOLDER dinov2=FILE
+    python bench/extract.py --together clip=FILE biomedclip=FOLDER dinov2=FILE
 
 decode-only: the same tasks through the same workers, nothing else. model-only: the same batches through the same
 encoder, decoded beforehand. Goals: end to end at most 1.05 x (decode-only + model-only) where both share the cores; a
@@ -33,8 +33,6 @@ from PIL import Image
 from fmcache.extract.dataset import Dataset, load_dataset
 from fmcache.extract.datasets.thorax import noise_bank, thorax
 from fmcache.settings import Settings
-
-TASK = 8
 
 
 def pictures(folder: Path, images: int, kind: str) -> Path:
@@ -87,6 +85,7 @@ class Bench:
         from fmcache.extract.inspect import inspect_file
         from fmcache.extract.pixels import Task, Unit, split_tasks
         from fmcache.extract.preprocess import shortest_side
+        from fmcache.extract.run import TASK
 
         geometries = tuple(dict.fromkeys(model.preprocess.geometry for model in models))  # type: ignore[attr-defined]
         target = shortest_side(geometries) if self.options.decode == "scaled" else None

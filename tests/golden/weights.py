@@ -24,12 +24,11 @@ import zlib
 
 import numpy as np
 
-
 PART = 1 << 15  # values at once: what is in the processor's cache is not fetched from memory again
 
 
 def units(name: str, n: int):
-    """n values, uniform with mean 0 and variance 1, from the name alone: parts of PART, float64, one array used again."""
+    """n values, uniform with mean 0 and variance 1, from the name alone: parts of PART, float64, in one array."""
     bg = np.random.Philox(key=zlib.crc32(name.encode("utf-8")))
     u = np.empty(min(n, PART))
     for start in range(0, n, PART):
