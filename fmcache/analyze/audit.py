@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from fmcache.analyze.evaluate import Evaluation, evaluate
+from fmcache.analyze.findings import Finding, finding_rows
 from fmcache.analyze.groups import Bins, parse_bins
 from fmcache.analyze.metrics import DEFINITION
 from fmcache.analyze.multiclass import class_columns, multiclass_rows
@@ -152,13 +153,29 @@ def audit_table(
         bins=cuts, curves=curves, **setting,
     )  # fmt: skip
     if classes:
-        more = multiclass_rows(
+        more, told = multiclass_rows(
             predictions, labels[0], list(classes), list(by), {**info, "run_id": run_id}, bins=cuts, **setting
         )
-        outcome = Evaluation(pl.concat([outcome.results, more]), outcome.findings)
+        outcome = _with(outcome, more, told)
     if cache is not None:
         cache.publish_results(run_id, outcome.results.select(list(RESULT_COLUMNS)))
     return outcome
+
+
+def _with(outcome: Evaluation, more: pl.DataFrame, told: list[Finding]) -> Evaluation:
+    """With the rows and the notes of the label as a whole, findings first."""
+    head = outcome.results.filter(metric="finding")
+    notes = [
+        {**head.row(0, named=True), **row, "label": more["label"][0]}
+        for row in finding_rows(told, "", 0, DEFINITION)
+    ]
+    rows = [
+        head,
+        pl.DataFrame(notes, schema=head.schema),
+        outcome.results.filter(pl.col("metric") != "finding"),
+        more,
+    ]
+    return Evaluation(pl.concat(rows), outcome.findings + told)
 
 
 def _one_label(base: dict[str, pl.Series], name: str, y: pl.Series, score: pl.Series) -> pl.DataFrame:

@@ -47,7 +47,7 @@ from fmcache.analyze.intervals import wilson
 from fmcache.analyze.metrics import DEFINITION, METRICS, RATES, Tally, ratio, why_undefined
 from fmcache.analyze.null_gaps import by_chance, expected_gaps
 from fmcache.analyze.parallel import side_by_side
-from fmcache.analyze.rows import NAN, Rows
+from fmcache.analyze.rows import NAN, Rows, in_order
 from fmcache.analyze.thresholds import fixed_threshold
 from fmcache.analyze.weighted import Plan, plan
 from fmcache.errors import UsageError
@@ -135,7 +135,7 @@ def evaluate(
     measured_cases = side_by_side(measure, cases)
     rows = [row for mine, _ in measured_cases for row in mine]
     family = [member for _, members in measured_cases for member in members]
-    rows = _in_order(rows + family_rows(family, setting.level))
+    rows = in_order(rows + family_rows(family, setting.level))
     keys = ("run_id", "model", "dataset", "usage", "method")
     common = {key: str((info or {}).get(key, "") or "") for key in keys} | {"split": split}
     findings += setting_findings(setting, references, family)
@@ -161,19 +161,6 @@ def _plan(case: Case, patients: int, setting: Setting, k: int) -> Plan:
         case.y, case.score, case.patient, patients, case.partitions()[:k], threshold=case.limits[:k],
         probability=case.probability, exact=setting.exact, starts=case.fits[:k],
     )  # fmt: skip
-
-
-def _in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By label and seed: groups, then differences, then the spreads over groups; each in the order it was noted."""
-    attributes = list(dict.fromkeys(row["attribute"] for row in rows))
-    place = {attribute: k for k, attribute in enumerate(attributes)}
-
-    def key(row: dict[str, Any]) -> tuple[Any, ...]:
-        kind = 0 if row["group"] and not row["reference"] else 1 if row["reference"] else 2
-        return row["label"], row["seed"], kind > 0, place[row["attribute"]] if kind else 0, kind
-
-    filled = ({"reference": "", "definition": DEFINITION, **row} for row in rows)
-    return sorted(filled, key=key)
 
 
 def _case_rows(

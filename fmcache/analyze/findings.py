@@ -103,20 +103,24 @@ def setting_findings(
         found.append(
             Finding("note", f"Groups are compared with a reference: {named}. Others by --reference sex=….")
         )
-    if family:
-        attributes = list(dict.fromkeys(member.where["attribute"] for member in family))
-        labels = {(member.where["label"], member.where["seed"]) for member in family}
-        found.append(
-            Finding(
-                "note",
-                f"Holm's and Benjamini and Hochberg's p-values and the simultaneous bands are over {len(family)} "
-                f"differences to the reference: {', '.join(setting.family)}, by {', '.join(attributes)}, "
-                f"{_count(len(labels), 'label', 'labels (or seeds of one)')}.",
-            )
-        )
+    found += family_findings(family)
     if not setting.exact:
         found.append(Finding("note", "Intervals of auc and auprc are to first order (--engine fast)."))
     return found
+
+
+def family_findings(family: Sequence[Member]) -> list[Finding]:
+    """The differences over which p-values are adjusted and bands are simultaneous."""
+    if not family:
+        return []
+    metrics, attributes = (dict.fromkeys(one.where[k] for one in family) for k in ("metric", "attribute"))
+    labels = {(member.where["label"], member.where["seed"]) for member in family}
+    text = (
+        f"Holm's and Benjamini and Hochberg's p-values and the simultaneous bands are over "
+        f"{_count(len(family), 'difference', 'differences')} to the reference: {', '.join(metrics)}, by {', '.join(attributes)}, "
+        f"{_count(len(labels), 'label', 'labels (or seeds of one)')}."
+    )
+    return [Finding("note", text)]
 
 
 def data_findings(

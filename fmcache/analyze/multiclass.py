@@ -18,11 +18,14 @@ from fmcache.analyze.areas import Floats
 from fmcache.analyze.bootstrap import Resamples
 from fmcache.analyze.calibration import BINS, SMALLEST, bin_of
 from fmcache.analyze.cases import OVERALL, Setting, patient_codes
+from fmcache.analyze.differences import family_rows
+from fmcache.analyze.findings import Finding, family_findings
 from fmcache.analyze.groups import Bins, Grouping, group_by
 from fmcache.analyze.metrics import DEFINITION, Metric, ratio
 from fmcache.analyze.metrics import auc as area
 from fmcache.analyze.partitions import Partition
 from fmcache.analyze.references import named_references
+from fmcache.analyze.rows import in_order
 from fmcache.analyze.scores import SumCase, Values, sum_rows
 from fmcache.analyze.weighted import plan
 from fmcache.errors import UsageError
@@ -44,6 +47,7 @@ MULTICLASS: dict[str, Metric] = {
     "ece": Metric("top-label calibration error", "Σ over 10 bins of the largest p of n_bin/n · |mean p − share right|",
                   "lower", "samples", _NONE, probability=True),
 }  # fmt: skip
+MACRO = {"auc": "auc_macro", "f1": "f1_macro"}  # of a binary metric → its mean over classes
 
 
 def class_columns(table: pl.DataFrame, labels: Sequence[str], scores: Sequence[str]) -> dict[str, str]:
@@ -91,8 +95,10 @@ def class_columns(table: pl.DataFrame, labels: Sequence[str], scores: Sequence[s
 def multiclass_rows(
     predictions: pl.DataFrame, label: str, classes: list[str], by: list[str], info: Mapping[str, Any], *,
     bins: Mapping[str, Bins] | None = None, split: str = "test", setting: Setting | None = None, **options: Any,
-) -> pl.DataFrame:  # fmt: skip
-    """The rows of the label as a whole.
+) -> tuple[pl.DataFrame, list[Finding]]:  # fmt: skip
+    """The rows of the label as a whole, and over which family of differences they are adjusted.
+
+    The family is that of the setting, where ``auc`` and ``f1`` mean their means over classes.
 
     Parameters
     ----------
@@ -119,17 +125,17 @@ def multiclass_rows(
     columns = _columns(truth, score, probability)
     case = SumCase(
         label, 0, columns, lambda s: _values(s, len(classes), probability), MULTICLASS, patient, groupings,
-        np.zeros(len(first), bool), extra,
+        np.zeros(len(first), bool), extra, [MACRO.get(name, name) for name in setting.family],
     )  # fmt: skip
     references = named_references(groupings, patient, setting.reference)
     keys = ("run_id", "model", "dataset", "usage", "method")
     common = {key: str(info.get(key, "") or "") for key in keys} | {"split": split, "definition": DEFINITION}
-    rows = [
-        {"reference": "", **row, **common} for row in sum_rows(case, patients, resamples, references, setting)
-    ]
-    return pl.DataFrame(
+    rows, family = sum_rows(case, patients, resamples, references, setting)
+    rows = [row | common for row in in_order(rows + family_rows(family, setting.level))]
+    table = pl.DataFrame(
         {name: [row.get(name) for row in rows] for name in RESULT_COLUMNS}, schema=dict(RESULT_COLUMNS)
     )
+    return table, family_findings(family)
 
 
 def _columns(truth: Any, score: Floats, probability: bool) -> Floats:

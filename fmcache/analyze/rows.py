@@ -10,6 +10,7 @@ import numpy as np
 
 from fmcache.analyze.areas import Floats
 from fmcache.analyze.intervals import percentiles, remark
+from fmcache.analyze.metrics import DEFINITION
 
 NAN = float("nan")
 
@@ -63,3 +64,15 @@ class Rows:
                     row["reason"] = "; ".join(part for part in (row["reason"], said) if part)
         self._replicates, self._which = [], []
         return self.rows
+
+
+def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By label and seed: groups, then differences, then the spreads over groups; each in the order it was noted."""
+    attributes = list(dict.fromkeys(row["attribute"] for row in rows))
+    place = {attribute: k for k, attribute in enumerate(attributes)}
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        kind = 0 if row["group"] and not row["reference"] else 1 if row["reference"] else 2
+        return row["label"], row["seed"], kind > 0, place[row["attribute"]] if kind else 0, kind
+
+    return sorted(({"reference": "", "definition": DEFINITION, **row} for row in rows), key=key)

@@ -7,7 +7,7 @@ permutations, tests and the form of the rows are the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ import numpy as np
 from fmcache.analyze.areas import Bools, Floats, Ints
 from fmcache.analyze.bootstrap import Resamples
 from fmcache.analyze.cases import Setting
-from fmcache.analyze.differences import UNDECIDED, equivalence, two_sided
-from fmcache.analyze.disparities import DISPARITIES, UNDEFINED, applies, gap
+from fmcache.analyze.differences import UNDECIDED, Member, equivalence, two_sided
+from fmcache.analyze.disparities import DISPARITIES, UNDEFINED, Disparity, applies, gap
 from fmcache.analyze.groups import Grouping
 from fmcache.analyze.intervals import interval
 from fmcache.analyze.metrics import Metric
@@ -38,6 +38,8 @@ class SumCase:
     strata : [n], truth that permuted groups keep; all False if there is none.
     extra : per grouping, metric → [groups, 1 + b], values that are no function of sums (first column: the rows
     themselves); without a null gap.
+    family : the metrics whose differences to the reference are corrected for their number.
+    spreads : the disparities.
     """
 
     label: str
@@ -49,6 +51,8 @@ class SumCase:
     groupings: Sequence[Grouping]
     strata: Bools
     extra: Sequence[Values] = ()
+    family: Sequence[str] = ()
+    spreads: Mapping[str, Disparity] = field(default_factory=lambda: DISPARITIES)
 
     def size(self, grouping: Grouping, groups: Sequence[int]) -> dict[str, Any]:
         rows = np.isin(grouping.codes, list(groups))
@@ -58,9 +62,10 @@ class SumCase:
 
 def sum_rows(
     case: SumCase, patients: int, resamples: Resamples, references: Mapping[str, str], setting: Setting
-) -> list[dict[str, Any]]:
-    """All rows of one case: groups, differences to the reference, spreads with their null gap."""
-    rows = Rows(setting.level)
+) -> tuple[list[dict[str, Any]], list[Member]]:
+    """All rows of one case (groups, differences to the reference, spreads with their null gap), and the differences
+    that belong to the declared family."""
+    rows, family = Rows(setting.level), list[Member]()
     overall: dict[str, Floats] = {}
     for i, grouping in enumerate(case.groupings):
         part = Partition(grouping.codes, len(grouping.names))
@@ -79,10 +84,11 @@ def sum_rows(
         overall = overall or values
         _group_rows(rows, case, grouping, values, setting)
         if grouping.attribute:
-            _difference_rows(rows, case, grouping, values, references.get(grouping.attribute), setting)
+            reference = references.get(grouping.attribute)
+            family += _difference_rows(rows, case, grouping, values, reference, setting)
             _spread_rows(rows, case, grouping, values, overall, setting)
     label = {"label": case.label, "seed": case.seed, "threshold": None, "threshold_policy": ""}
-    return [row | label for row in rows.finish()]
+    return [row | label for row in rows.finish()], family
 
 
 def _floored(numbers: Floats, case: SumCase, grouping: Grouping, setting: Setting) -> Floats:
@@ -120,10 +126,10 @@ def _group_rows(rows: Rows, case: SumCase, grouping: Grouping, values: Values, s
 
 def _difference_rows(
     rows: Rows, case: SumCase, grouping: Grouping, values: Values, reference: str | None, setting: Setting
-) -> None:
+) -> list[Member]:
     if reference not in grouping.names:
-        return
-    ref = grouping.names.index(reference)
+        return []
+    ref, family = grouping.names.index(reference), list[Member]()
     for metric, numbers in values.items():
         for g in grouping.known:
             if g == ref:
@@ -140,10 +146,13 @@ def _difference_rows(
             se = float(np.std(kept, ddof=1)) if at == at and len(kept) > 1 else NAN
             p = two_sided(at, se)
             rows.plain({**where, "disparity": "difference_p"}, p, None, reason)
+            if metric in case.family and "*" not in grouping.attribute and at == at:
+                family.append(Member({**where, "label": case.label, "seed": case.seed}, at, p, apart[1:]))
             if setting.tolerance is not None and at == at:
                 below, verdict = equivalence(at, se, setting.tolerance, 1 - setting.level)
                 said = f"difference {verdict} {setting.tolerance:g}" if verdict != UNDECIDED else UNDECIDED
                 rows.plain({**where, "disparity": "difference_equivalence"}, below, None, said)
+    return family
 
 
 def _spread_rows(
@@ -160,7 +169,7 @@ def _spread_rows(
             **case.size(grouping, use.tolist()),
         }
         left = f"{len(known) - len(use)} of {len(known)} groups are undefined and left out"
-        for title, disparity in DISPARITIES.items():
+        for title, disparity in case.spreads.items():
             if not applies(disparity, case.metrics[metric]):
                 continue
             if len(use) < 2:

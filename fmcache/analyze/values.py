@@ -18,7 +18,9 @@ from fmcache.analyze.areas import Floats
 from fmcache.analyze.bootstrap import Resamples
 from fmcache.analyze.cases import OVERALL, Setting, patient_codes
 from fmcache.analyze.definitions import check_definitions
-from fmcache.analyze.findings import Finding, finding_rows, group_findings
+from fmcache.analyze.differences import Member, family_rows
+from fmcache.analyze.disparities import DISPARITIES, Disparity
+from fmcache.analyze.findings import Finding, family_findings, finding_rows, group_findings
 from fmcache.analyze.groups import Bins, Grouping, group_by
 from fmcache.analyze.metrics import DEFINITION, Metric, ratio
 from fmcache.analyze.reading import (
@@ -32,9 +34,11 @@ from fmcache.analyze.reading import (
     text,
 )
 from fmcache.analyze.references import named_references
+from fmcache.analyze.rows import in_order
 from fmcache.analyze.scores import SumCase, sum_rows
 from fmcache.errors import UsageError
-from fmcache.store.schema import ATTRIBUTE, RESULT_COLUMNS
+from fmcache.store.cache import Cache
+from fmcache.store.schema import ATTRIBUTE, PREDICTION_COLUMNS, RESULT_COLUMNS
 
 _NONE: Any = None  # a mean is a function of sums, not of a Tally
 VALUES: dict[str, Metric] = {
@@ -47,6 +51,14 @@ VALUES: dict[str, Metric] = {
     "asd": Metric("average surface distance", "mean distance between the surfaces, mean over samples", "lower",
                   "samples", _NONE, high=np.inf),
 }  # fmt: skip
+
+SPREADS_OF_FAIRMEDFM = ("gap", "worst", "std", "skew", "es")
+HARVARD_ES = Disparity(
+    "overall / (1 + std), ddof 1",
+    "the overall value",
+    lambda v, o, b: o / (1 + v.std(axis=0, ddof=1)),
+    rising=True,
+)
 
 
 def metric_of(name: str) -> Metric:
@@ -71,6 +83,7 @@ def audit_values(
     bins: Mapping[str, Bins] | None = None,
     definition: Sequence[str] = (DEFINITION,),
     info: Mapping[str, Any] | None = None,
+    cache: Cache | None = None,
     **options: Any,
 ) -> pl.DataFrame:
     """Group means, differences and spreads of columns of numbers, RESULT_COLUMNS with the findings first.
@@ -82,6 +95,8 @@ def audit_values(
     measured apart.
     definition : fmcache, and for what differs of it: fairmedfm and paper have the same spreads over two groups,
     harvard divides by 1 + std with ddof 1 (``es``).
+    info : model, dataset, … of the rows. cache : keeps the results, with a run that has no predictions (a report
+    shows them; `run_metrics` has nothing to compute from).
 
     Raises
     ------
@@ -116,22 +131,47 @@ def audit_values(
     patients = int(patient_codes(measured).max()) + 1
     measured = measured.with_columns(pl.Series("_patient", patient_codes(measured)))
     resamples = Resamples(patients, setting.draws, setting.seed)
-    rows: list[dict[str, Any]] = []
+    rows, family = list[dict[str, Any]](), list[Member]()
     for (name,), mine in measured.group_by("label", maintain_order=True):
         case = _case(str(name), mine, values, list(by), setting)
         references = named_references(case.groupings, case.patient, setting.reference)
         if DEFINITION in definitions:
-            rows += sum_rows(case, patients, resamples, references, setting)
+            found, members = sum_rows(case, patients, resamples, references, setting)
+            rows, family = rows + found, family + members
         for other in definitions:
             if other != DEFINITION:
                 rows += _other(other, case, patients, resamples, setting)
     keys = ("run_id", "model", "dataset", "usage", "method")
     common = {key: str((info or {}).get(key, "") or "") for key in keys} | {"split": "test"}
-    told = finding_rows(findings, str(measured["label"][0]), 0, definitions[0])
-    filled = [{"reference": "", "definition": DEFINITION, **row, **common} for row in [*told, *rows]]
-    return pl.DataFrame(
+    told = finding_rows([*findings, *family_findings(family)], str(measured["label"][0]), 0, definitions[0])
+    filled = [
+        {"reference": "", "definition": DEFINITION, **row, **common}
+        for row in [*told, *in_order(rows + family_rows(family, setting.level))]
+    ]
+    results = pl.DataFrame(
         {name: [row.get(name) for row in filled] for name in RESULT_COLUMNS}, schema=dict(RESULT_COLUMNS)
     )
+    return results if cache is None else _kept(cache, results, columns)
+
+
+def _kept(cache: Cache, results: pl.DataFrame, attributes: Sequence[str]) -> pl.DataFrame:
+    """The results with the id of the run that they are published for."""
+    first = results.row(0, named=True)
+    info = {
+        "model": first["model"] or "external", "dataset": first["dataset"] or "table",
+        "usage": first["usage"] or "external",
+        "method": first["method"], "seeds": [0], "labels": results["label"].unique().sort().to_list(),
+        "attributes": list(attributes), "threshold_policy": "",
+    }  # fmt: skip
+    empty = pl.DataFrame(
+        schema=dict(PREDICTION_COLUMNS) | {ATTRIBUTE + one: pl.String() for one in attributes}
+    )
+    run_id = cache.publish_run(info, empty)
+    kept = results.with_columns(
+        run_id=pl.lit(run_id), **{k: pl.lit(str(info[k])) for k in ("model", "dataset", "usage")}
+    )
+    cache.publish_results(run_id, kept)
+    return kept
 
 
 def _findings(
@@ -144,6 +184,20 @@ def _findings(
             text_ = f"{name}: {missing:,} of {len(measured):,} rows have no value and are left out."
             found.append(Finding("warning", text_))
     return sorted(found, key=lambda one: one.rank)
+
+
+def _family(values: Sequence[str], setting: Setting) -> list[str]:
+    """The columns that ``--family`` names; all of them, if it is not given."""
+    if setting.family == Setting().family:
+        return list(values)
+    for name in setting.family:
+        if name not in values:
+            raise UsageError(
+                f"There is no value {name!r} for the family.",
+                f"Values: {', '.join(values)}.",
+                "Type: --family with one of them, or leave it out.",
+            )
+    return list(setting.family)
 
 
 def _case(label: str, mine: pl.DataFrame, values: Sequence[str], by: list[str], setting: Setting) -> SumCase:
@@ -160,7 +214,7 @@ def _case(label: str, mine: pl.DataFrame, values: Sequence[str], by: list[str], 
     return SumCase(
         label, 0, np.stack(columns, axis=1).astype(np.float64), means, {name: metric_of(name) for name in values},
         mine["_patient"].to_numpy(), [everyone, *(group_by(mine, name, setting.bins) for name in by)],
-        np.zeros(len(mine), bool),
+        np.zeros(len(mine), bool), family=_family(values, setting),
     )  # fmt: skip
 
 
@@ -168,27 +222,9 @@ def _other(
     definition: str, case: SumCase, patients: int, resamples: Resamples, setting: Setting
 ) -> list[dict[str, Any]]:
     """The spreads that another definition computes: those of fmcache by its names, but for harvard's ``es``."""
-    plain = [
-        row
-        for row in sum_rows(case, patients, resamples, {}, replace(setting, permutations=0))
-        if row["disparity"] in ("", "gap", "worst", "std", "skew", "es")
-    ]
-    if definition == "harvard":
-        plain = [row for row in plain if row["disparity"] in ("", "es")]
-        for row in plain:
-            if row["disparity"] == "es":
-                groups = [
-                    one["value"]
-                    for one in plain
-                    if one["attribute"] == row["attribute"] and one["metric"] == row["metric"] and one["group"]
-                    and one["group"] != "unknown" and one["value"] == one["value"]
-                ]  # fmt: skip
-                whole = next(
-                    one["value"]
-                    for one in plain
-                    if one["group"] == OVERALL and one["metric"] == row["metric"]
-                )
-                if len(groups) > 1:
-                    row["value"] = whole / (1 + float(np.std(groups, ddof=1)))
-                    row["ci_low"] = row["ci_high"] = None
-    return [{**row, "definition": definition} for row in plain]
+    spreads = (
+        {"es": HARVARD_ES} if definition == "harvard" else {k: DISPARITIES[k] for k in SPREADS_OF_FAIRMEDFM}
+    )
+    case = replace(case, spreads=spreads)
+    rows, _ = sum_rows(case, patients, resamples, {}, replace(setting, permutations=0))
+    return [{**row, "definition": definition} for row in rows]

@@ -279,18 +279,25 @@ def audit(
         definition, per_group, bins, reference, tolerance, family, engine, draws, level, seed, floor
     )
     if value is not None:
-        if score or report or curves:
+        if score or curves or cache:
             raise UsageError(
                 "--value measures numbers that are there already.",
-                "It goes without --score, --report, --curves.",
+                "It goes without --score, --curves, --cache: there are no predictions to keep or to draw.",
                 "Leave those out, or leave --value out.",
             )
         from fmcache.analyze.values import audit_values
 
-        results = audit_values(
-            table, _split(value) or [], _split(by) or [], patient=patient, split=split, label=label, **setting
-        )
-        _tell(results)
+        with tempfile.TemporaryDirectory() as scratch:
+            keep = open_cache(Path(scratch) / "cache", create=True) if report else None
+            results = audit_values(
+                table, _split(value) or [], _split(by) or [], patient=patient, split=split, label=label, cache=keep,
+                info={"dataset": table.name.split(".")[0]}, **setting,
+            )  # fmt: skip
+            _tell(results)
+            if report is not None and keep is not None:
+                from fmcache.analyze.report.build import build_report
+
+                say(f"Report: {build_report(keep, report, min_cell=min_cell)}")
         show(results, form, metric)
         return
     if not label or not score:

@@ -214,6 +214,109 @@ def test_numbers_a_sample_are_averaged_and_compared() -> None:
     assert ours.filter(disparity="difference_p")["value"].to_list()[0] < 0.05
 
 
+def test_a_spread_of_another_definition_has_its_own_interval() -> None:
+    from fmcache.analyze.values import audit_values
+
+    both = audit_values(
+        table(), ["dsc"], ["sex"], patient="pid", draws=300, definition=["fmcache", "harvard"]
+    )
+    ours, theirs = (
+        both.filter(definition=one, metric="dsc", disparity="es").row(0, named=True)
+        for one in ("fmcache", "harvard")
+    )
+    assert theirs["ci_low"] < theirs["value"] < theirs["ci_high"]
+    # √2 times the deviation of ours, so a wider interval, a little lower
+    assert theirs["ci_high"] - theirs["ci_low"] > ours["ci_high"] - ours["ci_low"]
+    assert theirs["ci_high"] < ours["ci_high"]
+
+
+def adjusted(found: pl.DataFrame, metrics: list[str]) -> list[tuple[float, float]]:
+    """(printed, computed) p-values of Holm over the differences of these metrics, label by label alike."""
+    from fmcache.analyze.multiplicity import holm
+
+    mine = found.filter(pl.col("metric").is_in(metrics))
+    raw, printed = (
+        mine.filter(disparity=kind)["value"].to_numpy() for kind in ("difference_p", "difference_p_holm")
+    )
+    assert mine.filter(disparity="difference_p_holm")["reason"].unique().to_list() == [
+        f"one of {len(raw)} in the family"
+    ]
+    assert (mine.filter(disparity="difference_p_bh")["value"].to_numpy() >= raw).all()
+    band, alone = (mine.filter(disparity=kind) for kind in ("difference_band", "difference"))
+    assert ((band["ci_high"] - band["ci_low"]) > 1.01 * (alone["ci_high"] - alone["ci_low"])).all()
+    return list(zip(printed.tolist(), holm(raw).tolist(), strict=True))
+
+
+def test_classes_together_have_a_family_of_differences_too() -> None:
+    data = table(1200)
+    data = data.with_columns(
+        site=pl.Series(np.random.default_rng(1).choice(["x", "y", "z"], 600)[data["pid"]])
+    )
+    options = {**OPTIONS, "draws": 300, "family": ["auc", "f1"]}
+    found = fmcache.audit(data, label="dx", score=["p_mel", "p_nv", "p_bcc"], by=["sex", "site"], **options)  # type: ignore[arg-type]
+    pairs = adjusted(found.filter(label="dx"), ["auc_macro", "f1_macro"])
+    assert len(pairs) == 6
+    assert [one for one, _ in pairs] == pytest.approx([other for _, other in pairs])
+    notes = found.head(len(found.filter(metric="finding")))["reason"].to_list()
+    assert any(
+        "over 6 differences to the reference: f1_macro, auc_macro, by sex, site, 1 label." in one
+        for one in notes
+    )
+
+
+def test_numbers_a_sample_have_a_family_of_differences_too() -> None:
+    from fmcache.analyze.values import audit_values
+
+    data = table(1200)
+    data = data.with_columns(
+        site=pl.Series(np.random.default_rng(1).choice(["x", "y", "z"], 600)[data["pid"]])
+    )
+    found = audit_values(data, ["dsc", "p_mel"], ["sex", "site"], patient="pid", draws=300)
+    pairs = adjusted(found, ["dsc", "p_mel"])
+    assert len(pairs) == 6
+    assert [one for one, _ in pairs] == pytest.approx([other for _, other in pairs])
+    one = audit_values(data, ["dsc", "p_mel"], ["sex", "site"], draws=50, family=["dsc"])
+    assert one.filter(disparity="difference_p_holm")["metric"].to_list() == ["dsc"] * 3
+    with pytest.raises(UsageError, match="no value 'dcs' for the family"):
+        audit_values(data, ["dsc"], ["sex"], draws=50, family=["dcs"])
+
+
+def test_numbers_a_sample_have_a_report(tmp_path: Path) -> None:
+    data = table()
+    data.write_csv(tmp_path / "dice.csv")
+    arguments = ["audit", str(tmp_path / "dice.csv"), "--value", "dsc", "--by", "sex", "--patient", "pid"]
+    page = tmp_path / "r.html"
+    outcome = CliRunner().invoke(app, [*arguments, "--draws", "50", "--report", str(page)])
+    assert outcome.exit_code == 0, outcome.output
+    text = page.read_text(encoding="utf-8")
+    assert "external · dice" in text
+    mean = data.filter(sex="male")["dsc"].mean()
+    assert f"{mean:.3f}" in text
+    assert "Dice by group" in text
+    refused = CliRunner().invoke(app, [*arguments, "--cache", str(tmp_path / "cache")])
+    assert "no predictions to keep" in str(refused.exception)
+
+
+def test_truth_and_call_are_not_swapped() -> None:
+    """Macro recall of hand-made tables; with truth and call swapped it would be macro precision."""
+    cells = {  # sex → (truth, call) → how many
+        "female": {("a", "a"): 30, ("b", "b"): 5, ("b", "a"): 5},
+        "male": {("a", "a"): 25, ("a", "b"): 5, ("b", "b"): 10},
+    }
+    data = pl.DataFrame([
+        {"sex": sex, "dx": truth, "p_a": float(call == "a"), "p_b": float(call == "b")}
+        for sex, counts in cells.items() for (truth, call), n in counts.items() for _ in range(n)
+    ])  # fmt: skip
+    found = fmcache.audit(data, label="dx", score=["p_a", "p_b"], by=["sex"], draws=20)
+    assert value(found, "balanced_accuracy", label="dx", group="female") == pytest.approx((1 + 1 / 2) / 2)
+    assert value(found, "balanced_accuracy", label="dx", group="male") == pytest.approx((25 / 30 + 1) / 2)
+    gap = (25 / 30 + 1) / 2 - 0.75  # of precisions it would be 0.095
+    assert value(found, "balanced_accuracy", "gap", label="dx", attribute="sex") == pytest.approx(gap)
+    # and one class against the rest
+    assert value(found, "tpr", label="dx=b", group="female") == pytest.approx(1 / 2)
+    assert value(found, "ppv", label="dx=b", group="male") == pytest.approx(10 / 15)
+
+
 def test_curves_are_those_of_scikit_learn(tmp_path: Path) -> None:
     from sklearn.calibration import calibration_curve
     from sklearn.metrics import roc_curve
