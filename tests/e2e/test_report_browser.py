@@ -72,6 +72,7 @@ def test_it_opens_offline_without_an_error_or_a_request_and_shows_its_figures(
             "ROC curve and operating point",
             "Precision and recall",
             "Calibration",
+            "Decision curve",
         ]
         for drawing in block.locator("figure svg").all():
             box = drawing.bounding_box()
@@ -152,7 +153,9 @@ def _counted(table: pl.DataFrame, attribute: str, threshold: float) -> dict[str,
         y, yes = rows["y"].to_numpy() == 1, rows["p"].to_numpy() >= threshold
         if group not in (TINY, "Black"):  # Black is hidden too, or Tinyton could be worked out
             rates = [yes.mean(), yes[y].mean(), yes[~y].mean(), y[yes].mean() if yes.any() else np.nan]
-            found[str(group)] = ["–" if np.isnan(rate) else f"{rate:.3f}" for rate in rates]
+            odds = threshold / (1 - threshold) if threshold < 1 else np.nan
+            rates.append((yes & y).mean() - (yes & ~y).mean() * odds)
+            found[str(group)] = ["–" if np.isnan(rate) else f"{rate:.3f}".replace("-", "−") for rate in rates]
     return found
 
 
@@ -168,6 +171,35 @@ def test_the_markers_of_the_curves_follow_the_slider(browser: Browser, page_file
     assert after is not None
     assert after["x"] > before["x"]  # a lower threshold flags more people: right and up
     assert after["y"] < before["y"]
+
+
+def test_the_markers_of_the_decision_curve_lie_on_it(browser: Browser, page_file: Path) -> None:
+    """At every stop of the slider the marker is where the table's net benefit is, or below the figure and unseen."""
+    page, _, _ = _open(browser, page_file, viewport={"width": 1280, "height": 900})
+    block = page.locator(".attribute").first
+    figure = block.locator("figure", has=page.get_by_text("Decision curve", exact=True))
+    group = figure.locator("[data-axes]").first
+    wide, tall, least = (
+        float(group.get_attribute(f"data-{name}") or "") for name in ("wide", "tall", "least")
+    )
+    block.get_by_role("slider").focus()
+    places = {}
+    for key in ("Home", *["PageUp"] * 4, "End"):
+        page.keyboard.press(key)
+        threshold = float(block.locator("[data-threshold]").inner_text())
+        net = block.locator("[data-rate=net]").first.inner_text().replace("−", "-")
+        moved = group.evaluate(
+            "e => { const m = e.transform.baseVal.consolidate(); return m ? [m.matrix.e, m.matrix.f] : [0, 0] }"
+        )
+        value = float(net) if net != "–" else float("-inf")
+        assert (group.get_attribute("visibility") == "visible") == (value >= least)
+        if value >= least:
+            places[threshold] = (value, *moved)
+    assert len(places) >= 3
+    (start, (first, across, up)), *rest = places.items()
+    for threshold, (value, dx, dy) in rest:
+        assert dx - across == pytest.approx(wide * (threshold - start), abs=0.3)
+        assert dy - up == pytest.approx(-tall * (value - first), abs=tall * 0.001 + 0.3)
 
 
 def test_without_scripts_the_rates_in_use_are_there_and_no_dead_control(

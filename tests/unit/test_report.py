@@ -19,6 +19,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from fmcache.analyze.audit import audit
 from fmcache.analyze.coordinates import coordinates
+from fmcache.analyze.curves import _curves
 from fmcache.analyze.report import build
 from fmcache.analyze.report.build import build_report, key_sentences
 from fmcache.analyze.report.chosen import choose_runs
@@ -26,10 +27,12 @@ from fmcache.analyze.report.cloud import READINGS, clouds, stored_maps
 from fmcache.analyze.report.compare import comparisons, front_sentence
 from fmcache.analyze.report.compare_figures import front_figure
 from fmcache.analyze.report.curves import precision_recall, roc
+from fmcache.analyze.report.decision import _above, decision_figure
 from fmcache.analyze.report.explorer import Explorer, explore
 from fmcache.analyze.report.sentences import finding, headlines
 from fmcache.analyze.report.truth import truth
 from fmcache.analyze.report.views import Attribute, Disparities, Group, Number, View
+from fmcache.analyze.report.wording import decimal
 from fmcache.analyze.run import run_metrics
 from fmcache.analyze.values import audit_values
 from fmcache.errors import MissingEntry, UsageError
@@ -346,6 +349,43 @@ def test_no_step_of_the_explorer_is_about_a_few_patients(seed: int, floor: int, 
         for low, high in zip(made.thresholds, made.thresholds[1:], strict=False):
             between = frame.filter((pl.col("score") >= low) & (pl.col("score") < high))
             assert between["person"].n_unique() not in range(1, floor)
+
+
+@pytest.mark.parametrize("low", [0.0, 0.3])
+def test_the_net_benefit_is_that_of_the_curves_table(low: float) -> None:
+    """The same numbers as `--curves` writes, at the explorer's thresholds; the drawn lines lie on them."""
+    rng = np.random.default_rng(1)
+    groups = []
+    for slot, (share, n) in enumerate([(0.4, 600), (0.1, 900)]):
+        y = rng.random(n) < share
+        score = np.clip(rng.beta(2, 5, n) + 0.4 * y * rng.random(n) + low, 0, 1)
+        frame = pl.DataFrame(
+            {"y": y.astype(int), "score": score, "person": np.arange(n), "probability": [True] * n}
+        )
+        groups.append((slot, Group(f"g{slot}", n, None, None, {}), frame))
+    made = explore(groups, 0.5, 11)
+    assert made is not None
+    for moves, (_, _, frame) in zip(made.groups, groups, strict=True):
+        written = {kind: dict(zip(x.tolist(), value.tolist(), strict=True)) for kind, _, x, value, _ in
+                   _curves(frame["y"].to_numpy() == 1, frame["score"].to_numpy(), True)}  # fmt: skip
+        ours = {t: moves.net(i, t) for i, t in enumerate(made.thresholds) if 0 < t < 1}
+        assert len(ours) > 20
+        assert ours == pytest.approx({t: written["decision"][t] for t in ours}, abs=1e-12)
+    drawn = decision_figure(made, "Net benefit by g", "x")
+    assert drawn is not None
+    told = [f"{decimal(moves.net(made.start, 0.5))} at 0.5" for moves in made.groups]
+    assert all(text in drawn for text in told)
+    assert drawn.count("<polyline") == (3 if low else 4)  # a group's, and calling everyone of it; one lies too low
+    assert decision_figure(replace(made, probability=False), "t", "x") is None
+
+
+def test_a_line_is_cut_where_it_leaves_the_figure() -> None:
+    points = [(0.0, 1.0), (0.2, -1.0), (0.4, 0.0), (0.5, 1.0), (0.6, -2.0)]
+    cut = _above(points, -0.5)
+    assert [[(round(t, 3), v) for t, v in part] for part in cut] == [
+        [(0.0, 1.0), (0.15, -0.5)],
+        [(0.3, -0.5), (0.4, 0.0), (0.5, 1.0), (0.55, -0.5)],
+    ]
 
 
 def test_a_decision_has_no_explorer_and_a_small_group_takes_no_part() -> None:

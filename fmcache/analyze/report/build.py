@@ -23,6 +23,8 @@ from fmcache.analyze.report.chosen import CacheLike, choose_runs
 from fmcache.analyze.report.cloud import CAPTIONS, READINGS, Cloud, cloud_figure, clouds, stored_maps
 from fmcache.analyze.report.compare import Comparison, comparisons, consistency_sentence, front_sentence
 from fmcache.analyze.report.compare_figures import consistency_figure, front_figure
+from fmcache.analyze.report.decision import READING as DECISION_READING
+from fmcache.analyze.report.decision import decision_figure
 from fmcache.analyze.report.explorer import Explorer, explore
 from fmcache.analyze.report.overview import overview
 from fmcache.analyze.report.provenance import facts, provenance
@@ -272,7 +274,12 @@ def _block(
         drawing = figures.calibration_figure(calibrated, f"Calibration by {name}", f"{identity}-cal")
         drawn.append(Drawing("Calibration", drawing))
     elif curves:
-        remarks.append("No calibration curve: the score is a decision or not a probability.")
+        remarks.append(
+            "No calibration curve and no decision curve: the score is a decision or not a probability."
+        )
+    benefit = explorer and decision_figure(explorer, f"Net benefit by {name}", f"{identity}-net")
+    if benefit:
+        drawn.append(Drawing("Decision curve", benefit, DECISION_READING))
     for one in where:
         title, place = f"{CAPTIONS[one.projection]}, by {name}", f"{identity}-{one.projection}"
         scattered = cloud_figure(one, grouped, title, place)

@@ -1,8 +1,9 @@
 """Items of reporting guidelines that the data answer, and where in the report the answer stands.
 
-TRIPOD+AI: Collins et al., BMJ 2024;385:e078378. STANDING Together: Alderman et al., Lancet Digital Health 2025 and
-NEJM AI 2025 (recommendations for documentation and use of health datasets). TRIPOD+AI items carry their number where
-we are sure of it; those of STANDING Together are named by their part, since its numbering differs between versions.
+TRIPOD+AI: Collins et al., BMJ 2024;385:e078378; the item numbers are those of its checklist of 11 January 2024.
+STANDING Together: Alderman et al., Lancet Digital Health 2025;7:e64–e88: 29 recommendations, 18 on documenting and
+11 on using health datasets, meant "to prompt proactive inquiry rather than acting as a checklist". What is told of them
+is named by its part, without a number.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 from fmcache.analyze.groups import UNKNOWN
 from fmcache.analyze.report.views import View
-from fmcache.analyze.report.wording import count, policy_text, spoken
+from fmcache.analyze.report.wording import count, metric_name, policy_text, spoken
 
 
 @dataclass(frozen=True)
@@ -53,35 +54,50 @@ def checklists(views: Sequence[View], min_cell: int) -> list[Checklist]:
         split += (
             " No patient is on both sides." if not found else f" {count(found)} patients are on both sides."
         )
+    methods = [
+        name for name in dict.fromkeys(view.text("method") for view in views) if name not in ("", "erm")
+    ]
     tripod = [
-        Item("3c", "health inequalities between groups of people", f"Measured by {named}."),
         Item("11", "how missing data were handled", _missing(views)),
-        Item("12e", "performance measures, with calibration",
-             "AUC, AUPRC, sensitivity, false alarms, calibration error, by group, with curves."),
-        Item("14", "the approach to fairness",
-             f"Gaps between the groups of {named}, beside what chance gives, and differences to a reference group."),
-        Item("15", "how thresholds were identified",
-             f"They are {'; '.join(policies)}." if policies else "No threshold was used."),
-        Item("20", "numbers of participants and events", _numbers(shown, patients)),
+        Item("12a", "how the data were used and partitioned", split),
+        Item("12e", "all measures and plots of performance: discrimination, calibration, clinical utility",
+             _measures(views)),
+        Item("14", "approaches that were used to address fairness, and why",
+             f"Methods compared here: {', '.join(methods)}; the reasons are for the authors to give." if methods
+             else "None is recorded of these runs: fairness was measured, not addressed."),
+        Item("15", "the model's output, and how thresholds were identified",
+             f"Scores; thresholds are {'; '.join(policies)}." if policies else "Scores; no threshold was used."),
+        Item("20b", "characteristics of the participants, missing data, differences between demographic groups",
+             f"Images, patients, positives and prevalence by {named}."),
+        Item("21", "numbers of participants and events in each analysis", _numbers(shown, patients)),
         Item("23a", "performance with intervals, key subgroups included",
              f"In every table; {', '.join(sorted(levels)) or 'no'} intervals, patients resampled."),
         Item("23b", "heterogeneity between clusters", _datasets(views)),
+        Item("26", "limitations, and their effects on bias, uncertainty and generalisability",
+             "The section on limits, as far as the data tell; what is special to the study is for the authors."),
     ]  # fmt: skip
     standing = [
         Item("Documentation", "which groups of people the data hold, and how many", f"Counts of images, patients and "
              f"positives by {', '.join(map(spoken, single)) or 'no attribute'}."),
         Item("Documentation", "what is not known about people", _missing(views)),
-        Item("Documentation", "how data were split between training and test", split),
-        Item("Use", "performance in contextualised groups of interest, with uncertainty",
-             f"By {named}. Intervals and curves for each group."),
-        Item("Use", "intersections of attributes", f"By {', '.join(map(spoken, crossed))}." if crossed
-             else "Not evaluated here; --by sex*age_group adds them."),
-        Item("Use", "groups that are too small to be evaluated", _small(views, min_cell)),
+        Item("Use", "performance in the groups of interest, beside that of all, with uncertainty",
+             f"By {named}. Intervals and curves for each group."
+             + ("" if crossed else " Intersections were not evaluated; --by sex*age_group adds them.")),
+        Item("Use", "limits of the data for groups that are too small to be evaluated", _small(views, min_cell)),
     ]  # fmt: skip
     return [
-        Checklist("TRIPOD+AI", "BMJ 2024;385:e078378", tripod),
-        Checklist("STANDING Together", "recommendations for health datasets, 2024", standing),
+        Checklist("TRIPOD+AI", "Collins et al., BMJ 2024;385:e078378", tripod),
+        Checklist("STANDING Together", "Alderman et al., Lancet Digital Health 2025;7:e64–e88", standing),
     ]
+
+
+def _measures(views: Sequence[View]) -> str:
+    measured = dict.fromkeys(metric_name(name) for view in views for name in view.measured)
+    if "AUC" in measured:
+        return (
+            "AUC, AUPRC, sensitivity, false alarms, calibration error and net benefit, by group, with curves."
+        )
+    return f"{', '.join(measured)}, by group."
 
 
 def _missing(views: Sequence[View]) -> str:

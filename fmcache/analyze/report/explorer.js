@@ -3,7 +3,7 @@
 {
   const PLOT = 304, HEIGHT = 292, STRIP = 330; // pixels from 0 to 1: width and height of the curves, width of the strip
   const three = new Intl.NumberFormat("en", { minimumFractionDigits: 3, maximumFractionDigits: 3, roundingMode: "halfEven" });
-  const told = (value) => (Number.isFinite(value) ? three.format(value) : "–");
+  const told = (value) => (Number.isFinite(value) ? three.format(value).replace("-", "−") : "–");
   const spread = (values) => (values.length > 1 ? Math.max(...values) - Math.min(...values) : NaN);
 
   for (const root of document.querySelectorAll("[data-explorer]")) {
@@ -14,8 +14,10 @@
     const moving = [...root.closest(".attribute").querySelectorAll("[data-axes]")];
 
     const rates = (group, stop) => {
-      const tp = group.tp[stop], fp = group.fp[stop];
+      const tp = group.tp[stop], fp = group.fp[stop], threshold = data.thresholds[stop];
       return {
+        threshold,
+        net: threshold < 1 ? (tp - (fp * threshold) / (1 - threshold)) / (group.positives + group.negatives) : NaN,
         flagged: (tp + fp) / (group.positives + group.negatives),
         tpr: tp / group.positives,
         fpr: fp / group.negatives,
@@ -44,10 +46,12 @@
         const i = slots.indexOf(mark.dataset.slot);
         if (i < 0) continue;
         const [along, up] = mark.dataset.axes.split(" ");
-        const width = up ? PLOT : STRIP;
+        const width = Number(mark.dataset.wide) || (up ? PLOT : STRIP);
+        const tall = Number(mark.dataset.tall) || HEIGHT;
         const dx = width * (now[i][along] - first[i][along]);
-        const dy = up ? -HEIGHT * (now[i][up] - first[i][up]) : 0;
-        mark.setAttribute("visibility", Number.isFinite(dx + dy) ? "visible" : "hidden");
+        const dy = up ? -tall * (now[i][up] - first[i][up]) : 0;
+        const below = up && now[i][up] < Number(mark.dataset.least ?? -Infinity);
+        mark.setAttribute("visibility", Number.isFinite(dx + dy) && !below ? "visible" : "hidden");
         if (Number.isFinite(dx + dy)) mark.setAttribute("transform", `translate(${dx.toFixed(1)} ${dy.toFixed(1)})`);
       }
     };

@@ -59,6 +59,13 @@ class Moves:
         """Whether the group counts for differences."""
         return self.group.name != UNKNOWN
 
+    def net(self, stop: int, threshold: float) -> float:
+        """The net benefit TP/n − FP/n · t/(1 − t) of acting at a threshold t that is a probability; NaN at 1."""
+        if threshold >= 1:
+            return math.nan
+        odds = threshold / (1 - threshold)
+        return (self.tp[stop] - self.fp[stop] * odds) / (self.positives + self.negatives)
+
     def rates(self, stop: int) -> tuple[float, float, float, float]:
         """Flagged share, sensitivity, false alarms and precision at a stop; NaN where nobody is flagged."""
         tp, fp = self.tp[stop], self.fp[stop]
@@ -79,6 +86,7 @@ class Explorer:
     start: int
     groups: Sequence[Moves]
     left_out: Sequence[str]
+    probability: bool = False  # whether the scores can be read as probabilities
 
     @property
     def spreads(self) -> tuple[float, float]:
@@ -94,6 +102,7 @@ class Explorer:
         body = {
             "thresholds": list(self.thresholds),
             "start": self.start,
+            "probability": self.probability,
             "groups": [
                 {
                     "positives": g.positives,
@@ -116,7 +125,7 @@ def explore(
 
     Parameters
     ----------
-    groups : (slot, group, its rows with ``y``, ``score`` and ``person``), shown groups only.
+    groups : (slot, group, its rows with ``y``, ``score``, ``person`` and ``probability``), shown groups only.
     threshold : the one in use (decision: score >= threshold); it is always a stop.
     floor : fewest patients of a group between two stops; see the module.
     """
@@ -140,6 +149,9 @@ def explore(
         start=stops.index(threshold),
         groups=[_moves(slot, group, scores, stops) for slot, group, scores in taking],
         left_out=left_out,
+        probability=all(
+            "probability" in rows.columns and bool(rows["probability"].all()) for *_, rows in groups
+        ),
     )
 
 

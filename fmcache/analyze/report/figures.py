@@ -21,7 +21,8 @@ from fmcache.shapes import Float
 
 WIDTH = 360
 SERIES = 6  # curves in one figure; more cannot be told apart
-_LEFT, _RIGHT, _TOP, _PLOT = 44, 348, 12, 292
+PLOT = 292  # units from 0 to 1 upwards; the page's script knows it
+_LEFT, _RIGHT, _TOP = 44, 348, 12
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ def roc_figure(
     series: Sequence[Series], title: str, identity: str, whole: Float[ndarray, "2 k"] | None = None
 ) -> Markup:
     """ROC curve of each group with its operating point."""
-    x, y = Scale(0, 1, _LEFT, _RIGHT), Scale(0, 1, _TOP + _PLOT, _TOP)
-    parts = [*_frame(x, y, "False alarms (FPR)", "Sensitivity (TPR)")]
+    x, y = Scale(0, 1, _LEFT, _RIGHT), Scale(0, 1, _TOP + PLOT, _TOP)
+    parts = [*frame(x, y, "False alarms (FPR)", "Sensitivity (TPR)", diagonal=True)]
     if whole is not None and whole.size:
         parts.append(polyline(((x(a), y(b)) for a, b in whole.T), "curve whole"))
     told = []
@@ -120,20 +121,20 @@ def roc_figure(
         told.append(words)
         if math.isfinite(fpr) and math.isfinite(tpr):
             points.append(
-                _moving(
+                moving(
                     one.slot, "fpr tpr", mark(one.slot, x(fpr), y(tpr), f"mark point s{one.slot}", 5.5, words)
                 )
             )
     parts += points
-    key, bottom = _key(series, _TOP + _PLOT + 56, ["AUC " + decimal(_auc(one)) for one in series])
+    key, bottom = _key(series, _TOP + PLOT + 56, ["AUC " + decimal(_auc(one)) for one in series])
     description = "Markers are the operating point. " + "; ".join(told) + "."
     return figure(WIDTH, bottom, title, description, identity, *parts, *key)
 
 
 def pr_figure(series: Sequence[Series], title: str, identity: str) -> Markup:
     """Precision-recall curve of each group with its operating point, and its prevalence as a tick at the right."""
-    x, y = Scale(0, 1, _LEFT, _RIGHT), Scale(0, 1, _TOP + _PLOT, _TOP)
-    parts = [*_frame(x, y, "Sensitivity (recall)", "Precision (PPV)", diagonal=False)]
+    x, y = Scale(0, 1, _LEFT, _RIGHT), Scale(0, 1, _TOP + PLOT, _TOP)
+    parts = [*frame(x, y, "Sensitivity (recall)", "Precision (PPV)")]
     told, points = [], []
     for one in series:
         numbers = one.group.numbers
@@ -149,9 +150,9 @@ def pr_figure(series: Sequence[Series], title: str, identity: str) -> Markup:
         told.append(f"{words}, prevalence {decimal(share)}")
         if math.isfinite(ppv) and math.isfinite(tpr):
             drawn = mark(one.slot, x(tpr), y(ppv), f"mark point s{one.slot}", 5.5, words)
-            points.append(_moving(one.slot, "tpr ppv", drawn))
+            points.append(moving(one.slot, "tpr ppv", drawn))
     values = ["AUPRC " + decimal(one.group.numbers.get("auprc", Number()).value) for one in series]
-    key, bottom = _key(series, _TOP + _PLOT + 56, values)
+    key, bottom = _key(series, _TOP + PLOT + 56, values)
     description = (
         "Markers are the operating point, ticks at the right the prevalence. " + "; ".join(told) + "."
     )
@@ -176,7 +177,7 @@ def explorer_figure(explorer: Explorer, title: str, identity: str) -> Markup:
         parts.append(line(14, y + 30, x(1), y + 30, "grid"))
         hollow = mark(moves.slot, x(fpr), y + 30, f"mark hollow o{moves.slot}", 5.5, f"{name}: false alarms")
         filled = mark(moves.slot, x(tpr), y + 30, f"mark s{moves.slot}", 5.5, f"{name}: sensitivity")
-        parts += [_moving(moves.slot, "fpr", hollow), _moving(moves.slot, "tpr", filled)]
+        parts += [moving(moves.slot, "fpr", hollow), moving(moves.slot, "tpr", filled)]
     parts.append(line(14, bottom, x(1), bottom, "axis"))
     key = bottom + 42
     parts += [mark(0, 20, key - 4, "mark key", 5), label(32, key, "sensitivity", "tick")]
@@ -185,19 +186,23 @@ def explorer_figure(explorer: Explorer, title: str, identity: str) -> Markup:
     return figure(WIDTH, key + 8, title, description, identity, *parts)
 
 
-def _moving(slot: int, axes: str, drawn: Markup) -> Markup:
-    """A marker that follows the threshold explorer: along x by the first rate, along y by the second."""
-    return element("g", drawn, data_slot=slot, data_axes=axes)
+def moving(slot: int, axes: str, drawn: Markup, **more: object) -> Markup:
+    """A marker that follows the threshold explorer: along x by the first rate, along y by the second.
+
+    more : ``data_wide`` and ``data_tall``, the units from 0 to 1 where they are not those of the ROC curve, and
+        ``data_least``, the lowest value that is drawn.
+    """
+    return element("g", drawn, data_slot=slot, data_axes=axes, **more)
 
 
 def calibration_figure(series: Sequence[Series], title: str, identity: str) -> Markup:
     """Observed share against predicted probability by bin, and below how many images each bin holds."""
-    plot = _PLOT - 64
+    plot = PLOT - 64
     x, y = Scale(0, 1, _LEFT, _RIGHT), Scale(0, 1, _TOP + plot, _TOP)
-    base = _TOP + _PLOT
+    base = _TOP + PLOT
     highest = max((b.n for one in series for b in one.bins), default=1)
     bar = Scale(0, highest, 0, 40)
-    parts = [*_frame(x, y, "", "Observed share", ticks_below=False)]
+    parts = [*frame(x, y, "", "Observed share", ticks_below=False, diagonal=True)]
     width = 26 / max(len(series), 2)
     told = []
     for place, one in enumerate(series):
@@ -241,14 +246,21 @@ def _ece(one: Series) -> float:
     return one.group.numbers.get("ece", Number()).value
 
 
-def _frame(
-    x: Scale, y: Scale, below: str, beside: str, ticks_below: bool = True, diagonal: bool = True
+def frame(
+    x: Scale,
+    y: Scale,
+    below: str,
+    beside: str,
+    up: Sequence[float] = (0, 0.25, 0.5, 0.75, 1),
+    *,
+    ticks_below: bool = True,
+    diagonal: bool = False,
 ) -> list[Markup]:
-    parts = []
-    for tick in (0, 0.25, 0.5, 0.75, 1):
+    """Grid, axes and their names; x is 0 to 1, `up` the ticks of y."""
+    parts = [line(x(tick), y.start, x(tick), y.stop, "grid") for tick in (0, 0.25, 0.5, 0.75, 1)]
+    for tick in up:
         parts.append(line(x.start, y(tick), x.stop, y(tick), "grid"))
-        parts.append(line(x(tick), y.start, x(tick), y.stop, "grid"))
-        parts.append(label(x.start - 6, y(tick) + 4, f"{tick:g}", "tick", "end"))
+        parts.append(label(x.start - 6, y(tick) + 4, f"{tick:.3g}".replace("-", "−"), "tick", "end"))
     if ticks_below:
         parts += _ticks(x, y.start)
         parts.append(label((x.start + x.stop) / 2, y.start + 36, below, "tick", "middle"))
@@ -266,11 +278,18 @@ def _ticks(x: Scale, base: float) -> list[Markup]:
 
 
 def _key(series: Sequence[Series], top: float, values: Sequence[str]) -> tuple[list[Markup], float]:
+    return group_key([(one.slot, one.group.name) for one in series], top, values)
+
+
+def group_key(
+    groups: Sequence[tuple[int, str]], top: float, values: Sequence[str]
+) -> tuple[list[Markup], float]:
+    """One line a (slot, name) with its value, and where the figure ends."""
     parts = []
-    for i, (one, value) in enumerate(zip(series, values, strict=True)):
+    for i, ((slot, name), value) in enumerate(zip(groups, values, strict=True)):
         y = top + 22 * i
-        parts.append(line(_LEFT, y, _LEFT + 34, y, f"curve s{one.slot}", stroke_dasharray=DASHES[one.slot]))
-        parts.append(mark(one.slot, _LEFT + 17, y, f"mark s{one.slot}"))
-        parts.append(label(_LEFT + 44, y + 4, short_name(one.group.name), "name"))
+        parts.append(line(_LEFT, y, _LEFT + 34, y, f"curve s{slot}", stroke_dasharray=DASHES[slot]))
+        parts.append(mark(slot, _LEFT + 17, y, f"mark s{slot}"))
+        parts.append(label(_LEFT + 44, y + 4, short_name(name), "name"))
         parts.append(label(_RIGHT, y + 4, value, "value", "end"))
-    return parts, top + 22 * len(series) - 6
+    return parts, top + 22 * len(groups) - 6
