@@ -118,7 +118,8 @@ def extract(
     prompt: Annotated[
         list[str] | None,
         typer.Option(
-            help="With --kind mask: center, rand, rands or bbox; repeat for several; all that it takes."
+            help="With --kind mask: center, rand, rands, bbox; SegVol also text, text-bbox; repeat for several; "
+            "default: all that the model takes."
         ),
     ] = None,
     prompt_rule: Annotated[

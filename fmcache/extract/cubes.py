@@ -54,6 +54,14 @@ class CubePreprocess:
             cube = cube.take(nearest_exact(cube.shape[axis], new), axis)
         return cube
 
+    def within(self, inside: np.ndarray) -> np.ndarray:
+        """The part of an object [s, h, w] that lies in its crop; all of it unless it is larger than `size`."""
+        cube = to_ras(inside)
+        _, theirs = _overlap(crop_start(cube, self.size), self.size, cube.shape)
+        part = np.zeros_like(cube)
+        part[theirs] = cube[theirs]
+        return part[::-1, ::-1].transpose(2, 1, 0)
+
     def into(self, points: np.ndarray, inside: np.ndarray) -> np.ndarray:
         """Points [..., 3] (x, y, z) of the slices (column, row, slice) as array indices of what the model sees."""
         slices, height, width = inside.shape

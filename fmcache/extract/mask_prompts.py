@@ -1,7 +1,8 @@
 """Prompts for SAM-like models, made from the ground-truth mask and a seed. No torch in here.
 
 The benchmark's four kinds (FairMedFM, section 2.1): the centre of the mask, one random point in it, five, its bounding
-box. Points and corners are (x, y), for volumes (x, y, z), in pixels of the picture, the first pixel being 0.
+box. Points and corners are (x, y), for volumes (x, y, z), in pixels of the picture, the first pixel being 0. A model
+that reads (SegVol) also takes the name of the class, alone or with the box.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import numpy as np
 
 from fmcache.errors import UsageError
 
-PROMPTS = ("center", "rand", "rands", "bbox")
+PROMPTS = ("center", "rand", "rands", "bbox", "text", "text-bbox")
+BOXES, TEXTS = ("bbox", "text-bbox"), ("text", "text-bbox")
 RULES = ("paper", "fairmedfm")
 RANDS = 5
 
@@ -46,18 +48,21 @@ def make_prompt(
     ----------
     kind : "center" (the pixel of the mask nearest to its centre of mass), "rand" (one pixel, each as likely), "rands"
         (five different pixels; where there are fewer, each is taken once before any is taken again), "bbox" (the
-        smallest box that holds all pixels, its corners being pixels of the mask's outline).
+        smallest box that holds all pixels, its corners being pixels of the mask's outline), "text" (no place at all),
+        "text-bbox" (the box).
     inside : bool [h, w] or [s, h, w], not empty.
     rule : "paper" as above; "fairmedfm" as that benchmark's code: "center" is the middle of the box, rounded down, and
         may lie outside of the mask; "rands" draws with replacement.
 
     Returns
     -------
-    float64 [k, 2] or [k, 3]: the points; for "bbox" the smallest and the largest corner.
+    float64 [k, 2] or [k, 3]: the points; for boxes the smallest and the largest corner; for "text" none.
     """
+    if kind == "text":
+        return np.zeros((0, inside.ndim))
     places = np.argwhere(inside)  # [n, (z,) y, x]
     low, high = places.min(0), places.max(0)
-    if kind == "bbox":
+    if kind in BOXES:
         chosen = np.stack([low, high])
     elif kind == "center":
         middle = places.mean(0)

@@ -6,26 +6,24 @@ tables durable together. Pictures are decoded in threads, two blocks ahead.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 
-from fmcache.errors import FmcacheError, UsageError
+from fmcache.errors import UsageError
 from fmcache.extract.dataset import Dataset
 from fmcache.extract.decode import decode
 from fmcache.extract.inputs import read_input
 from fmcache.extract.inspect import inspect_inputs
+from fmcache.extract.mask_answers import Answerer, Picture
 from fmcache.extract.mask_inputs import COLUMN, inspect_masks, mask_classes
-from fmcache.extract.mask_options import MaskOptions, keep
-from fmcache.extract.mask_prompts import check_prompts, generator, make_prompt
+from fmcache.extract.mask_options import MaskOptions
+from fmcache.extract.mask_prompts import TEXTS, check_prompts
 from fmcache.extract.masks_reader import MaskCard, read_mask
 from fmcache.extract.meter import Energy, Meter
 from fmcache.extract.models.segmenter import Segmenter
@@ -38,27 +36,14 @@ from fmcache.progress import Progress, Silent
 from fmcache.store.cache import Cache
 from fmcache.store.entries import Stored
 from fmcache.store.keys import digest
-from fmcache.store.masks import pack_mask, shape_text
+from fmcache.store.masks import shape_text
 from fmcache.store.schema import MASK_COLUMNS, PROMPT_COLUMNS
 from fmcache.store.segment import Rejected, SegmentWriter
 
 KEY_VERSION = 1
 BLOCK = 16  # pictures a block
 BLOCK_BYTES = 256 << 20  # fewer pictures, where classes, prompts and masks are many
-PROMPTS_AT_ONCE = {False: 64, True: 8}  # of pictures, of volumes
 _PAIR = ["input_digest", "slice"]
-
-
-@dataclass(frozen=True)
-class _Picture:
-    """A unit, read: the picture as the model sees it, its size, and its class map at that size."""
-
-    seen: Any
-    size: tuple[int, ...]
-    classes: np.ndarray
-
-
-_View = tuple[_Picture, np.ndarray]  # with what is asked for: one object, or all classes
 
 
 def extract_masks(
@@ -134,13 +119,10 @@ class _Job:
         self.samples, self.masks, self.cache = samples, masks, cache
         self.segmenter: Segmenter = model.network.segmenter
         self.options = options
-        self.asked = replace(mask_options, prompts=mask_options.prompts or self.segmenter.prompts)
-        self.volumes = bool(model.card.options.get("volumes"))
-        # such a model sees the part of a volume around the object, else every object is asked of the same input
-        self.around = self.volumes and model.preprocess.fit == "crop"
-        self.kept = self.segmenter.masks if mask_options.multimask == "all" else 1
-        self.batch = options.batch
+        prompts = _prompts(mask_options.prompts, self.segmenter, classes.classes)
+        self.asked = replace(mask_options, prompts=prompts)
         self.meter = Meter()
+        self.answers = Answerer(model, classes.classes, self.asked, options, self.meter)
         self.document = {
             "version": KEY_VERSION,
             "kind": "mask",
@@ -160,11 +142,6 @@ class _Job:
             ).iter_rows()
             if unit is not None
         }
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one array row."""
-        return (len(self.classes.classes), len(self.asked.prompts), self.kept, *self.segmenter.low)
 
     def run(self, progress: Progress, stopping: Stopping) -> ModelSummary:
         """Plan, answer, publish."""
@@ -186,7 +163,7 @@ class _Job:
 
     def _plan(self, stored: Stored) -> tuple[pl.DataFrame, pl.DataFrame, list[Rejected], int]:
         usable = self.masks.filter(pl.col("mask_error").is_null())
-        if self.volumes:
+        if self.answers.volumes:
             usable = usable.with_columns(filled=pl.lit([0], pl.List(pl.Int32)))
         rows = usable.select("sample_id", pl.col("filled").alias("slice"), pl.col("unit_digest")).explode(
             "slice"
@@ -235,7 +212,7 @@ class _Job:
         progress: Progress,
         stopping: Stopping,
     ) -> None:
-        row_bytes = 2 * int(np.prod(self.shape))
+        row_bytes = 2 * int(np.prod(self.answers.shape))
         self.cache.require_space(units.height * row_bytes // 2 + (16 << 20))
         energy = Energy(self.options.device)
         with self.cache.segment(
@@ -245,7 +222,7 @@ class _Job:
             self.document,
             units,
             rows,
-            d=self.shape,
+            d=self.answers.shape,
             dtype="float16",
             block_rows=max(1, min(BLOCK, BLOCK_BYTES // row_bytes)),
             part=str(self.options.shard) if self.options.shard else "",
@@ -270,7 +247,7 @@ class _Job:
                     writing = [other.submit(writer.write, index, array, bad, tables)]
                 for one in writing:
                     one.result()
-            facts = {"batch": self.batch, "classes": len(self.classes.classes)}
+            facts = {"batch": self.answers.batch, "classes": len(self.classes.classes)}
             published = writer.publish(provenance(self.model, self.options, self.meter, energy, facts))
         summary.seconds = self.meter.elapsed
         if published is None:
@@ -278,9 +255,9 @@ class _Job:
 
     def _read_ahead(
         self, writer: SegmentWriter, todo: Sequence[Any], readers: ThreadPoolExecutor
-    ) -> Iterator[tuple[int, list[Future[_Picture | Undecodable]]]]:
+    ) -> Iterator[tuple[int, list[Future[Picture | Undecodable]]]]:
         """Blocks with their pictures, of which two blocks more are being read."""
-        begun: list[tuple[int, list[Future[_Picture | Undecodable]]]] = []
+        begun: list[tuple[int, list[Future[Picture | Undecodable]]]] = []
         left = iter(todo)
         while True:
             while len(begun) < 3 and (block := next(left, None)) is not None:
@@ -290,7 +267,7 @@ class _Job:
                 return
             yield begun.pop(0)
 
-    def _read(self, unit: str, slice: int) -> _Picture | Undecodable:
+    def _read(self, unit: str, slice: int) -> Picture | Undecodable:
         """A picture and its mask; whatever is wrong with them is the result, not an error."""
         path, mask, picture = self.where[unit]
         try:
@@ -298,19 +275,19 @@ class _Job:
             if hashlib.sha256(data).hexdigest() != picture:
                 raise Undecodable("The file changed during the extraction; run the same command again.")
             classes = read_mask(self.dataset.root, mask, self.classes, self.reader)
-            if self.volumes:
+            if self.answers.volumes:
                 from fmcache.extract.cubes import read_volume
 
                 values = read_volume(data, self.reader)
                 if values.shape != classes.shape:
                     raise Undecodable(_another_shape(classes, values))
-                return _Picture(values, values.shape, classes)
+                return Picture(values, values.shape, classes, picture)
             image = decode(data, slice=slice, reader=self.reader)
             if classes.ndim == 3:
                 classes = classes[slice]
             if classes.shape != image.shape[:2]:
                 raise Undecodable(_another_shape(classes, image))
-            return _Picture(self.model.preprocess.geometry.apply(image), image.shape[:2], classes)
+            return Picture(self.model.preprocess.geometry.apply(image), image.shape[:2], classes, picture)
         except Undecodable as error:
             return error
         except MemoryError:
@@ -320,14 +297,14 @@ class _Job:
         self,
         writer: SegmentWriter,
         index: int,
-        read: Sequence[Future[_Picture | Undecodable]],
+        read: Sequence[Future[Picture | Undecodable]],
         progress: Progress,
         stopping: Stopping,
     ) -> tuple[np.ndarray, list[Rejected], dict[str, pl.DataFrame]]:
         """The logits of one block, its rejected units, and the rows of its two tables."""
         start = writer.blocks[index].start
         units = writer.units.slice(start, len(read)).rows()
-        array = np.zeros((len(read), *self.shape), np.float16)
+        array = np.zeros((len(read), *self.answers.shape), np.float16)
         bad: list[Rejected] = []
         truths: list[tuple[Any, ...]] = []
         asked: list[tuple[Any, ...]] = []
@@ -335,14 +312,14 @@ class _Job:
         while row < len(read):
             stopping.check()
             with self.meter.stage("decode"):
-                batch = [future.result() for future in read[row : row + self.batch]]
-            good: list[tuple[int, _Picture]] = []
+                batch = [future.result() for future in read[row : row + self.answers.batch]]
+            good: list[tuple[int, Picture]] = []
             for place, one in enumerate(batch, row):
                 if isinstance(one, Undecodable):
                     bad.append(Rejected("decode", one.reason, *units[place]))
                 else:
                     good.append((place, one))
-            if good and not self._answer(good, units, array, truths, asked):
+            if good and not self.answers.answer(good, units, array, truths, asked):
                 continue  # the batch was halved
             row += len(batch)
             self.meter.images += len(batch)
@@ -352,112 +329,6 @@ class _Job:
             "prompts": pl.DataFrame(asked, schema=dict(PROMPT_COLUMNS), orient="row"),
         }
         return array, bad, tables
-
-    def _answer(
-        self,
-        pictures: list[tuple[int, _Picture]],
-        units: Sequence[Any],
-        array: np.ndarray,
-        truths: list[tuple[Any, ...]],
-        asked: list[tuple[Any, ...]],
-    ) -> bool:
-        """One batch through the model; False if it did not fit and has to be tried with a smaller one."""
-        new_truths: list[Any] = []
-        prompts: dict[str, list[Any]] = {kind: [] for kind in self.asked.prompts}
-        views: list[_View] = []
-        for row, picture in pictures:
-            unit, slice = units[row]
-            if not self.around:
-                views.append((picture, picture.classes))
-            for number, name in enumerate(self.classes.classes):
-                inside = picture.classes == number + 1
-                pixels = int(inside.sum())
-                if not pixels:
-                    continue
-                if self.around:
-                    views.append((picture, inside))
-                shape = shape_text(inside.shape)
-                new_truths.append((unit, slice, self.where[unit][2], name, shape, pixels, pack_mask(inside)))
-                for kind in self.asked.prompts:
-                    random = generator(self.asked.seed, unit, slice, name, kind)
-                    points = make_prompt(kind, inside, random, self.asked.rule)
-                    prompts[kind].append((len(views) - 1, row, number, points))
-        try:
-            answers = self._model(views, prompts)
-        except torch.OutOfMemoryError as error:
-            self._halve(error)
-            return False
-        truths += new_truths
-        for (kind, (_, row, number, points)), (low, iou) in answers:
-            best = int(np.argmax(iou))
-            chosen = low if self.kept > 1 else low[best : best + 1]
-            array[row, number, self.asked.prompts.index(kind)] = keep(chosen, self.asked.logits)
-            known = [float(value) for value in iou] + [None] * (3 - len(iou))
-            name, text = self.classes.classes[number], json.dumps(points.tolist(), separators=(",", ":"))
-            asked.append((*units[row], name, kind, text, best, *known))
-        return True
-
-    def _model(self, views: list[_View], prompts: Mapping[str, list[Any]]) -> list[Any]:
-        """[(kind, (place, row, class, points)), (logits [m, *low], iou [m])] for every prompt.
-
-        A volume has as many views as objects: they go through the encoder in parts of the batch, too.
-        """
-        found: list[Any] = []
-        for start in range(0, len(views), self.batch):
-            here = range(start, min(start + self.batch, len(views)))
-            of = {
-                kind: [(place - start, *one) for place, *one in each if place in here]
-                for kind, each in prompts.items()
-            }
-            found += self._part(views[start : here.stop], of)
-        return found
-
-    def _part(self, views: list[_View], prompts: Mapping[str, list[Any]]) -> list[Any]:
-        found: list[Any] = []
-        most = PROMPTS_AT_ONCE[self.volumes]
-        with torch.inference_mode(), self._context():
-            frames, places = self._see(views)
-            with self.meter.stage("model"):
-                maps = self.segmenter.encode(frames)
-                for kind, of in prompts.items():
-                    for start in range(0, len(of), most):
-                        part = of[start : start + most]
-                        inside = np.stack([places(place, points) for place, _, _, points in part])
-                        given = torch.from_numpy(inside).float().to(maps.device)
-                        pick = maps[[place for place, *_ in part]]
-                        points, boxes = (None, given.flatten(1)) if kind == "bbox" else (given, None)
-                        low, iou = self.segmenter.decode(pick, points, boxes)
-                        masks, ious = low.float().cpu().numpy(), iou.float().cpu().numpy()
-                        found += [((kind, one), (masks[i], ious[i])) for i, one in enumerate(part)]
-        return found
-
-    def _see(self, views: list[_View]) -> tuple[torch.Tensor, Any]:
-        """The model's input, and the function that takes points of a view into it."""
-        preprocess: Any = self.model.preprocess
-        with self.meter.stage("transfer"):
-            if self.volumes:
-                seen = [preprocess.view(picture.seen, inside) for picture, inside in views]
-                frames = preprocess.batch(seen, self.options.device)
-                return frames, lambda place, points: preprocess.into(points, views[place][1])
-            frames = preprocess.batch([picture.seen for picture, _ in views], self.options.device)
-        return frames, lambda place, points: preprocess.geometry.into(points, *views[place][0].size)
-
-    def _context(self) -> contextlib.AbstractContextManager[Any]:
-        if self.options.autocast == "fp32":
-            return contextlib.nullcontext()
-        kind = torch.bfloat16 if self.options.autocast == "bf16" else torch.float16
-        return torch.autocast(torch.device(self.options.device).type, kind)
-
-    def _halve(self, error: Exception) -> None:
-        if self.options.device.startswith("cuda"):
-            torch.cuda.empty_cache()
-        if self.batch == 1:
-            raise FmcacheError(
-                f"{self.model.card.id} does not fit into the memory of {self.options.device}, even with one picture.",
-                str(error).splitlines()[0],
-                "Use a device with more memory, a smaller model, or --autocast bf16.",
-            ) from None
-        self.batch = max(1, self.batch // 2)
 
 
 def _lacking(masks: pl.DataFrame) -> list[str]:
@@ -471,6 +342,21 @@ def _lacking(masks: pl.DataFrame) -> list[str]:
         f"Classes without a pixel are not asked for and are named in quarantine.parquet: {each} of "
         f"{masks.height:,} masks."
     ]
+
+
+def _prompts(asked: tuple[str, ...], segmenter: Segmenter, classes: Sequence[str]) -> tuple[str, ...]:
+    """The kinds of prompt; without a choice all that the model takes, sentences only where classes have names."""
+    nameless = [name for name in classes if name == "mask" or name.isdigit()]
+    if not asked:
+        return tuple(kind for kind in segmenter.prompts if not (nameless and kind in TEXTS))
+    said = [kind for kind in asked if kind in TEXTS]
+    if nameless and said:
+        raise UsageError(
+            f"--prompt {said[0]} names the classes, and these have no names.",
+            f"The masks hold {', '.join(nameless[:8])}.",
+            "Write a card with [masks] classes and values, or CLASS=PATH in the column mask_path.",
+        )
+    return asked
 
 
 def _plain(masks: MaskCard) -> dict[str, Any]:

@@ -206,18 +206,9 @@ def check_cubes(model, name):
 
 @pytest.mark.heavy
 def test_segvol(tmp_path):
-    """With the text tower, which extraction does not need: its prompts are points and boxes."""
-    from fmcache.extract.checkpoints import read_checkpoint
-    from fmcache.extract.models.loading import load_strictly
-    from fmcache.extract.models.segmentation import segvol_names
-    from fmcache.extract.models.segvol import UNUSED, SegVol
-    from fmcache.extract.registry import resolve_model
-
-    file = make("segvol_v1", tmp_path / "SegVol_v1.pth")
-    state = segvol_names(read_checkpoint(file))
-    module = SegVol()
-    unused = [name.replace("text_model.text_model.", "text_model.") for name in UNUSED]
-    load_strictly(module, state, resolve_model("segvol"), may_be_unused=unused)
+    """Points, a box, a sentence, and a sentence with either."""
+    model = loaded("segvol", "segvol_v1", tmp_path)
+    module = model.network.module
     expected = {
         key: torch.from_numpy(value) if value.ndim else value for key, value in golden("segvol_v1").items()
     }
@@ -228,6 +219,9 @@ def test_segvol(tmp_path):
         np.testing.assert_allclose(maps.mean((2, 3, 4)), expected["embed_mean"], atol=EMBEDDING)
         text = module.text_encoder(expected["text_ids"][:1])
         np.testing.assert_allclose(text, expected["text768_liver"], atol=EMBEDDING)
+        words = model.network.segmenter.words
+        said = words.encode(words.sentence.format("liver"))  # its own tokens, not those of the golden
+        np.testing.assert_allclose(said, expected["text768_liver"], atol=EMBEDDING)
         points = {"points": expected["points"], "labels": expected["point_labels"].long()}
         boxes = {"boxes": expected["box"]}
         for kind, given in {

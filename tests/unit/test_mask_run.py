@@ -18,7 +18,7 @@ from fmcache.extract.frame import Frame, FramePreprocess, Shades  # noqa: E402
 from fmcache.extract.mask_options import MaskOptions  # noqa: E402
 from fmcache.extract.mask_run import extract_masks  # noqa: E402
 from fmcache.extract.models.card import Card, Network  # noqa: E402
-from fmcache.extract.models.segmenter import Segmenter  # noqa: E402
+from fmcache.extract.models.segmenter import Segmenter, Words  # noqa: E402
 from fmcache.extract.options import ExtractOptions  # noqa: E402
 from fmcache.extract.registry import LoadedModel  # noqa: E402
 from fmcache.settings import Settings  # noqa: E402
@@ -458,6 +458,69 @@ def test_whole_volumes(tmp_path, fit):
     else:  # the whole volume is seen: either object answers for both
         total = int((mask > 0).sum())
         assert (abs(table["predicted_pixels"] - total) < 0.35 * total).all()
+
+
+def test_points_lie_in_what_the_model_sees_of_an_object_larger_than_that(tmp_path):
+    import nibabel
+
+    mask = np.zeros((40, 12, 12), np.uint8)
+    mask[1:39, 2:10, 2:10] = 1
+    values = np.int16(1000) * mask.astype(np.int16) + np.arange(40, dtype=np.int16)[:, None, None]
+    for name, data in (("v", values), ("m", mask)):
+        (tmp_path / f"{name}.nii").write_bytes(nibabel.Nifti1Image(data, np.eye(4)).to_bytes())
+    (tmp_path / "study.csv").write_text("sample_id,path,mask_path\nv,v.nii,m.nii\n")
+    toy, seen, _ = volume_model("crop")
+    cache, _ = run(tmp_path, MaskOptions(prompts=("rands",), seed=4), which=toy)
+    (points,) = seen
+    assert (points >= 0).all()
+    assert (points < 16).all()
+    (answer,) = cache.masks("toy-3d", "study")
+    assert answer.truth.sum() == mask.sum(), "the ground truth stays whole"
+
+
+@pytest.mark.parametrize("kind", ["text", "text-bbox"])
+def test_a_model_that_reads_is_given_the_name_of_the_class(tmp_path, kind):
+    import nibabel
+
+    toy, *_ = volume_model("resize")
+    asked = []
+
+    def encode_sentence(sentence):
+        asked.append(sentence)
+        return torch.tensor([[float(len(sentence))]])
+
+    def answer(maps, points, boxes, text=None):
+        assert points is None
+        assert (boxes is None) == (kind == "text")
+        return maps - 0.2 + 0 * text[:, :, None, None, None], torch.full(
+            (len(maps), 1), text[0, 0].item() / 100
+        )
+
+    words = Words("A scan of a {}.", encode_sentence)
+    old = toy.network.segmenter
+    segmenter = Segmenter(old.encode, answer, old.low, 1, ("bbox", "text", "text-bbox"), words=words)
+    reads = model(card=toy.card, preprocess=toy.preprocess,
+                  network=Network(torch.nn.Identity(), {}, toy.preprocess, segmenter=segmenter))  # fmt: skip
+    mask = np.zeros((20, 18, 16), np.uint8)
+    mask[2:8, 2:8, 2:8], mask[12:18, 10:16, 8:14] = 1, 2
+    values = (mask > 0).astype(np.int16) * 1000
+    for name, data in (("v", values), ("a", mask == 1), ("b", mask == 2)):
+        (tmp_path / f"{name}.nii").write_bytes(
+            nibabel.Nifti1Image(data.astype(np.int16), np.eye(4)).to_bytes()
+        )
+    table = tmp_path / "study.csv"
+    table.write_text("sample_id,path,mask_path\nv,v.nii,left_lung=a.nii;spleen=b.nii\n")
+    cache, _ = run(tmp_path, MaskOptions(prompts=(kind,)), which=reads)
+    assert asked == ["A scan of a left lung.", "A scan of a spleen."]
+    masks = cache.masks("toy-3d", "study")
+    assert masks.entry.document["model"]["segmenter"]["sentence"] == "A scan of a {}."
+    for answer in masks:
+        assert answer.coordinates.shape == ((0,) if kind == "text" else (2, 3))
+    assert dice_table(masks)["prompt"].to_list() == [kind, kind]
+    # classes without names cannot be named; without a choice such prompts are left out
+    table.write_text("sample_id,path,mask_path\nv,v.nii,a.nii\n")
+    with pytest.raises(UsageError, match="these have no names"):
+        run(tmp_path, MaskOptions(prompts=(kind,)), which=reads)
 
 
 def test_pictures_are_no_volumes(study):

@@ -21,6 +21,10 @@ _SEGVOL = CubePreprocess("resize", (32, 256, 256), "foreground")
 _PROMPTS = ("center", "rand", "rands", "bbox")
 _SEGMENT = "https://dl.fbaipublicfiles.com/segment_anything/"
 _PAPER = "Kirillov et al., Segment Anything, ICCV 2023"
+_SPACING = (
+    "Its official inference resamples volumes to voxels of 1.5 mm: set spacing = 1.5 under [reader] in the dataset's "
+    "card; prompts and ground truth are then of that size, too."
+)
 _MED2D_PAPER = "Cheng et al., SAM-Med2D, arXiv 2308.16184"
 _BENCHMARK = (
     "FairMedFM squashes the picture to the model's side, leaves OpenCV's channel order BGR, and normalises with "
@@ -112,6 +116,7 @@ CARDS = (
         ("rand", "rands"),
         licence="Apache-2.0",
         paper="Wang et al., SAM-Med3D, arXiv 2310.15161",
+        notes=_SPACING,
     ),
     _volume(
         "fastsam3d",
@@ -123,7 +128,7 @@ CARDS = (
         licence="Apache-2.0",
         paper="Shen et al., FastSAM3D, MICCAI 2024",
         notes="The file holds the student's encoder; prompt encoder and decoder are those of sam_med3d_turbo.pth. Give "
-        "a folder with both files, or one file with all of it.",
+        "a folder with both files, or one file with all of it. " + _SPACING,
     ),
     _volume(
         "segvol",
@@ -131,10 +136,11 @@ CARDS = (
         "segvol",
         768,
         "https://huggingface.co/BAAI/SegVol (SegVol_v1.pth)",
-        ("rands", "bbox"),
+        ("rands", "bbox", "text", "text-bbox"),
         licence="MIT",
         paper="Du et al., SegVol, NeurIPS 2024",
-        notes="Zoom-out pass only: the sliding window of the official demo is not run.",
+        notes="Zoom-out pass only: the sliding window of the official demo is not run, and the volume is not cut to "
+        "its foreground first. --prompt text and text-bbox ask for a class by its name, as that demo does.",
     ),
 )
 ALIASES = {"sam": "sam-vit-b", "sam-b": "sam-vit-b", "sam-l": "sam-vit-l", "sam-h": "sam-vit-h"}
@@ -172,7 +178,8 @@ def build(card: Card, weights: Weights, preprocess: FramePreprocess | None) -> N
 
 
 def _build_volume(card: Card, encoder: str, weights: Weights) -> Network:
-    from fmcache.extract.models.segmenter import Segmenter
+    from fmcache.extract.models.segmenter import Segmenter, Words
+    from fmcache.extract.models.text import ClipTokenizer
 
     preprocess = card.preprocess
     assert preprocess is not None
@@ -180,8 +187,8 @@ def _build_volume(card: Card, encoder: str, weights: Weights) -> Network:
         from fmcache.extract.models import segvol
 
         state = segvol_names(weights.state)
-        module: Any = segvol.SegVol(text=False)
-        unused: tuple[str, ...] = (*segvol.UNUSED, "text_encoder.")
+        module: Any = segvol.SegVol()
+        unused: tuple[str, ...] = segvol.UNUSED
         low = segvol.LOW
     else:
         from fmcache.extract.models import sam3d
@@ -193,15 +200,24 @@ def _build_volume(card: Card, encoder: str, weights: Weights) -> Network:
             state = student_names(state)
     load_strictly(module, state, card, may_be_unused=unused)
 
-    def answer(maps: Any, points: Any, boxes: Any) -> Any:
+    def answer(maps: Any, points: Any, boxes: Any, text: Any = None) -> Any:
         import torch
 
-        if boxes is not None:
-            return module.decode(maps, boxes=boxes)
+        if points is None:
+            return module.decode(maps, boxes=boxes, text=text)
         inside = torch.ones(points.shape[:2], dtype=torch.long, device=points.device)
         return module.decode(maps, points, inside)
 
-    segmenter = Segmenter(module.image_encoder, answer, low, 1, card.options["prompts"])
+    words = None
+    if encoder == "segvol":
+        tokenizer = ClipTokenizer()
+        words = Words(
+            segvol.SENTENCE,
+            lambda sentence: module.text_encoder(
+                tokenizer([sentence])["ids"].to(module.text_encoder.dim_align.weight.device)
+            ),
+        )
+    segmenter = Segmenter(module.image_encoder, answer, low, 1, card.options["prompts"], words=words)
     heads = {"mean": lambda x: module.image_encoder(x).mean((2, 3, 4))}
     return Network(module, heads, preprocess, segmenter=segmenter)
 

@@ -17,10 +17,9 @@ GRID = (8, 16, 16)
 LOW = (32, 64, 64)
 UNUSED = (
     "prompt_encoder.mask_downscaling.",
-    "text_encoder.clip_text_model.text_model.embeddings.position_ids",
+    "text_encoder.clip_text_model.embeddings.position_ids",
 )
 SENTENCE = "A computerized tomography of a {}."
-CLIP_PREFIX = "text_encoder.clip_text_model.text_model."
 
 
 class Attention(nn.Module):
@@ -152,12 +151,12 @@ class TextMaskDecoder(MaskDecoder):
 class SegVol(nn.Module):
     """The model; `text` is None where no sentence is used."""
 
-    def __init__(self, text: bool = True) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.image_encoder = Encoder()
         self.prompt_encoder = PromptEncoder()
         self.mask_decoder = TextMaskDecoder()
-        self.text_encoder = TextEncoder() if text else None
+        self.text_encoder = TextEncoder()
 
     def decode(
         self,
