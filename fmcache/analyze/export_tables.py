@@ -199,7 +199,8 @@ def _tex(text: str) -> str:
 
 
 def _md(text: str) -> str:
-    return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", text)
+    """Escaped where Markdown or HTML would read more than text; ``&`` only where it begins an entity."""
+    return re.sub(r"([\\|*_`<>\[\]]|&(?=#?\w+;))", r"\\\1", text)
 
 
 def _slug(text: str) -> str:

@@ -15,11 +15,13 @@ import pytest
 import yaml
 from sklearn.metrics import roc_auc_score
 
+from fmcache.analyze.audit import audit
 from fmcache.analyze.export import KINDS, export, tidy
 from fmcache.analyze.export_record import schema
-from fmcache.analyze.export_tables import _ranks
+from fmcache.analyze.export_tables import _ranks, _text
+from fmcache.analyze.report.build import build_report
 from fmcache.errors import UsageError
-from fmcache.store.cache import Cache
+from fmcache.store.cache import Cache, open_cache
 from tests.audited import CANARY, TINY, audited, predictions
 
 
@@ -188,6 +190,50 @@ def test_a_wrong_ending_is_refused_before_anything_is_written(cache: Cache, tmp_
         export(cache, "table", tmp_path / "t.doc")
     assert "fmcache export table --out t.md" in str(refused.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("reference", [TINY, "Black"])
+def test_nothing_is_told_of_differences_to_a_hidden_reference(tmp_path: Path, reference: str) -> None:
+    """TINY is small and Black would give it away: a shown group and its difference to one of them would, too."""
+    cache = open_cache(tmp_path / "cache", create=True)
+    table = predictions(1500)
+    audit(
+        table, label="y", score="p", by=["sex", "race"], patient="pid", draws=50, cache=cache, tolerance=0.02,
+        reference={"race": reference},
+    )  # fmt: skip
+    stored, out = (
+        t.filter(pl.col("disparity").str.starts_with("difference")) for t in (cache.results(), tidy(cache))
+    )
+    assert stored.filter(attribute="race", reference=reference)["value"].is_finite().any() == (
+        reference == "Black"
+    )
+    assert out.height == stored.height
+    race = out.filter(attribute="race")
+    assert race.height
+    assert not race["value"].is_finite().any()
+    assert race.select("ci_low", "ci_high").fill_nan(None).null_count().row(0) == (race.height,) * 2
+    assert race["reason"].str.starts_with("suppressed").all()
+    assert out.filter(attribute="sex")["value"].is_finite().any()
+    record = json.loads(export(cache, "record"))  # type: ignore[arg-type]
+    (of,) = [one for one in record["evaluations"][0]["attributes"] if one["name"] == "race"]
+    assert (of["reference"], of["differences"]) == (None, [])
+    page = build_report(cache, tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "Differences to the reference group, by sex" in page
+    assert "Differences to the reference group, by race" not in page
+
+
+@pytest.mark.parametrize(
+    ("name", "markdown", "latex"),
+    [
+        ("a|b_c*d", r"a\|b\_c\*d", r"a\textbar{}b\_c*d"),
+        ("<b>x</b>", r"\<b\>x\</b\>", r"\textless{}b\textgreater{}x\textless{}/b\textgreater{}"),
+        ("R&D 5 % #1 $x$ {y}", "R&D 5 % #1 $x$ {y}", r"R\&D 5 \% \#1 \$x\$ \{y\}"),
+        ("&lt;b&gt; &#60; [a](b)", r"\&lt;b\&gt; \&#60; \[a\](b)", r"\&lt;b\&gt; \&\#60; [a](b)"),
+        ("back\\slash~^", r"back\\slash~^", r"back\textbackslash{}slash\textasciitilde{}\textasciicircum{}"),
+    ],
+)  # fmt: skip
+def test_names_stay_text_in_tables(name: str, markdown: str, latex: str) -> None:
+    assert (_text(name, "markdown"), _text(name, "latex")) == (markdown, latex)
 
 
 def test_a_suppressed_row_of_one_label_hides_under_all_seeds(tmp_path: Path) -> None:

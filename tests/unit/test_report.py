@@ -375,7 +375,9 @@ def test_the_net_benefit_is_that_of_the_curves_table(low: float) -> None:
     assert drawn is not None
     told = [f"{decimal(moves.net(made.start, 0.5))} at 0.5" for moves in made.groups]
     assert all(text in drawn for text in told)
-    assert drawn.count("<polyline") == (3 if low else 4)  # a group's, and calling everyone of it; one lies too low
+    assert drawn.count("<polyline") == (
+        3 if low else 4
+    )  # a group's, and calling everyone of it; one lies too low
     assert decision_figure(replace(made, probability=False), "t", "x") is None
 
 
