@@ -13,6 +13,8 @@ from scipy.special import ndtri
 
 from fmcache.analyze.areas import Floats, Ints
 from fmcache.analyze.bootstrap import Resamples
+from fmcache.analyze.by_chance import by_chance, expected_gaps, null_rows
+from fmcache.analyze.calibrated import calibrated_errors
 from fmcache.analyze.cases import FLOOR, OVERALL, Case, Setting, cases_of, threshold_columns
 from fmcache.analyze.curves import curves as all_curves
 from fmcache.analyze.curves import write_curves
@@ -45,7 +47,6 @@ from fmcache.analyze.influence import (
 )
 from fmcache.analyze.intervals import wilson
 from fmcache.analyze.metrics import DEFINITION, METRICS, RATES, Tally, ratio, why_undefined
-from fmcache.analyze.null_gaps import by_chance, expected_gaps
 from fmcache.analyze.parallel import side_by_side
 from fmcache.analyze.rows import NAN, Rows, in_order
 from fmcache.analyze.thresholds import fixed_threshold
@@ -176,6 +177,7 @@ def _case_rows(
     value = {name: np.full(cells, np.nan) for name in METRICS}
     drawn = {name: metric.of(replicates) for name, metric in METRICS.items()}
     spread = {name: _standard_deviation(drawn[name]) for name in RATES}
+    by_chance_alone = _calibrated(case, setting)
     for k, i, grouping, g in case.cells():
         for name, metric in METRICS.items():
             where = {
@@ -189,6 +191,8 @@ def _case_rows(
             _group_row(rows, where, name, case, k, at, drawn[name][k], reason, setting.level)
             se = float(spread[name][k]) if name in spread else NAN
             _precision_rows(rows, where, name, case, (k, i, g), at, se, setting)
+            if name in by_chance_alone and not np.isnan(at):
+                null_rows(rows, where, at, by_chance_alone[name][k], setting.level)
     for i, start in list(enumerate(case.starts()))[1:]:
         size = len(case.groupings[i].names)
         here = {name: numbers[start : start + size] for name, numbers in value.items()}
@@ -198,6 +202,12 @@ def _case_rows(
         _disparity_rows(rows, case, i, here, there, (value, drawn), setting, prepared, threads)
     label = {"label": case.label, "seed": case.seed}
     return [row | label for row in rows.finish()], family
+
+
+def _calibrated(case: Case, setting: Setting) -> dict[str, Floats]:
+    if not case.probability or setting.permutations < 1:
+        return {}
+    return calibrated_errors(case.score, case.partitions(), setting.permutations, setting.seed)
 
 
 def _group_row(

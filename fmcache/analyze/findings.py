@@ -117,8 +117,8 @@ def family_findings(family: Sequence[Member]) -> list[Finding]:
     labels = {(member.where["label"], member.where["seed"]) for member in family}
     text = (
         f"Holm's and Benjamini and Hochberg's p-values and the simultaneous bands are over "
-        f"{_count(len(family), 'difference', 'differences')} to the reference: {', '.join(metrics)}, by {', '.join(attributes)}, "
-        f"{_count(len(labels), 'label', 'labels (or seeds of one)')}."
+        f"{_count(len(family), 'difference', 'differences')} to the reference: {', '.join(metrics)}, "
+        f"by {', '.join(attributes)}, {_count(len(labels), 'label', 'labels (or seeds of one)')}."
     )
     return [Finding("note", text)]
 

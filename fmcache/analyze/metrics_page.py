@@ -76,6 +76,8 @@ for metrics that can be negative.
 | difference_equivalence | with `--tolerance`: p of two one-sided tests; the verdict is in `reason` |
 | delong | the auc again, with the interval of its clustered DeLong variance on the logit scale |
 | design_effect | standard error with patients as the unit / with independent images |
+| null | of a calibration error: its mean over labels drawn from the scores {permutations} times; interval: their band |
+| null_p | chance of an error at least as large in a calibrated model, computed as `gap_p` |
 
 The reference is the largest group unless `--reference sex=male` names one. Rows with metric `finding` come first; they
 have no value, and `reason` holds the sentence.

@@ -1,4 +1,6 @@
-"""The rows ``gap_null`` and ``gap_p``: what a gap would be if the groups had nothing in common (`permutation.py`)."""
+"""What numbers would be by chance: ``gap_null`` and ``gap_p`` of groups dealt anew (`permutation.py`), ``null`` and
+``null_p`` of a calibration error (`calibrated.py`).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import numpy as np
 from fmcache.analyze.areas import Floats, Ints
 from fmcache.analyze.cases import Case, Setting
 from fmcache.analyze.disparities import COMPOSITES, mean_gap
-from fmcache.analyze.intervals import percentiles, remark
+from fmcache.analyze.intervals import interval, percentiles, remark
 from fmcache.analyze.metrics import METRICS, Metric, Tally
 from fmcache.analyze.permutation import chance, permuted
 from fmcache.analyze.rows import NAN, Rows
@@ -77,6 +79,13 @@ def by_chance(
     fine = not np.isnan(here.low)
     rows.plain(places[0], float(gaps.mean()) if fine else NAN, (here.low, here.high), here.remark)
     rows.plain(places[1], chance(observed, gaps) if fine else NAN, None, here.remark)
+
+
+def null_rows(rows: Rows, where: dict[str, Any], at: float, null: Floats, level: float) -> None:
+    """The rows ``null`` and ``null_p`` of a group's calibration error, from those of a calibrated model [b]."""
+    low, high, said = interval(null, level)
+    rows.plain({**where, "disparity": "null"}, float(null.mean()), (low, high), said)
+    rows.plain({**where, "disparity": "null_p"}, chance(at, null), None, said)
 
 
 def _null(case: Case, i: int, setting: Setting, prepared: Plan, threads: bool) -> Tally | None:
