@@ -19,7 +19,7 @@ from fmcache.analyze.bootstrap import Resamples
 from fmcache.analyze.calibration import BINS, SMALLEST
 from fmcache.analyze.cases import Case, Setting
 from fmcache.analyze.disparities import UNDEFINED, gap, skew
-from fmcache.analyze.groups import UNKNOWN, Grouping
+from fmcache.analyze.groups import AGE_GROUPS, UNKNOWN, Grouping
 from fmcache.analyze.metrics import DEFINITION, auc, ratio
 from fmcache.analyze.partitions import Partition
 from fmcache.analyze.rows import NAN, Rows
@@ -30,11 +30,12 @@ from fmcache.errors import UsageError
 
 DEFINITIONS: dict[str, str] = {
     "fmcache": "the default, this page",
-    "paper": "FairMedFM, appendix C as written: ECE is the mean of |p − y|; white/non-white and English/other groups",
+    "paper": "FairMedFM, appendix C as written: ECE is the mean of |p − y|; two groups of race, language and age",
     "fairmedfm": "that paper's code: threshold chosen on the test labels, p > t, ECE bins over each group's own range",
     "medfair": "MEDFAIR: equalised odds at four thresholds chosen on the test labels; ECE as in fairmedfm",
     "harvard": "FairCLIP, FairVision, Harvard-GF: es = overall / (1 + Σ |group − overall|); differences at 0.5",
 }
+OLD_AT = ("0-59", "60+")  # the paper's ages, in all data sets but COVID-CT-MD (50), ADNI (75) and CANDI (10)
 TWO_GROUPS = {"race": ("white", "non-white"), "language": ("english", "other")}  # of the paper
 
 
@@ -102,11 +103,15 @@ def cut_bin_of(p: Floats) -> Ints:
 
 
 def merged(grouping: Grouping) -> Grouping:
-    """The paper's two groups of race and of language; any other grouping as it is."""
-    if grouping.attribute not in TWO_GROUPS:
+    """The paper's two groups of race, of language and of our three of age; any other grouping as it is."""
+    if grouping.attribute in TWO_GROUPS:
+        one, rest = TWO_GROUPS[grouping.attribute]
+        named = [name if name == UNKNOWN else one if name.lower() == one else rest for name in grouping.names]
+    elif grouping.attribute in ("age", "age_group") and {*grouping.names} <= {*AGE_GROUPS, UNKNOWN}:
+        one, rest = OLD_AT
+        named = [{AGE_GROUPS[-1]: rest, UNKNOWN: UNKNOWN}.get(name, one) for name in grouping.names]
+    else:
         return grouping
-    one, rest = TWO_GROUPS[grouping.attribute]
-    named = [name if name == UNKNOWN else one if name.lower() == one else rest for name in grouping.names]
     names = [name for name in (one, rest, UNKNOWN) if name in named]
     return replace(
         grouping, names=tuple(names), codes=np.array([names.index(name) for name in named])[grouping.codes]

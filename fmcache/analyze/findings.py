@@ -14,7 +14,7 @@ import polars as pl
 
 from fmcache.analyze.cases import Setting
 from fmcache.analyze.differences import Member
-from fmcache.analyze.groups import UNKNOWN, Bins, group_names
+from fmcache.analyze.groups import UNKNOWN, Bins, bmi_can_be_cut, group_names
 from fmcache.analyze.thresholds import chosen_on_test
 from fmcache.store.schema import ATTRIBUTE
 
@@ -215,6 +215,8 @@ def _scores(measured: pl.DataFrame) -> Iterator[Finding]:
 
 def _attribute(measured: pl.DataFrame, name: str, bins: Mapping[str, Bins]) -> Iterator[Finding]:
     groups = group_names(measured, name, bins)
+    if name not in bins and bmi_can_be_cut(measured, name):
+        yield Finding("note", "bmi was cut at 18.5, 25 and 30 (WHO); elsewhere by --bins bmi=25:35.")
     known = sorted(group for group in groups.unique().to_list() if group != UNKNOWN)
     missing = groups == UNKNOWN
     if len(known) == 1:

@@ -49,7 +49,11 @@ def attribute_names(table: pl.DataFrame, bins: Mapping[str, Bins] | None = None)
     """The attributes that metrics are computed by unless others are named: those whose columns hold groups."""
     names = [name.removeprefix(ATTRIBUTE) for name in table.columns if name.startswith(ATTRIBUTE)]
     cut_up = set(bins or ())
-    usable = [name for name in names if name in cut_up or _too_many(table[ATTRIBUTE + name]) is None]
+    usable = [
+        name
+        for name in names
+        if name in cut_up or bmi_can_be_cut(table, name) or _too_many(table[ATTRIBUTE + name]) is None
+    ]
     return usable + (["age_group"] if _age_can_be_cut(table) and "age" not in cut_up else [])
 
 
@@ -61,6 +65,11 @@ def _age_can_be_cut(table: pl.DataFrame) -> bool:
         and table[age].dtype.is_numeric()
         and table[age].n_unique() > MOST_NUMBERS
     )
+
+
+def bmi_can_be_cut(table: pl.DataFrame, name: str) -> bool:
+    column = table.get_column(ATTRIBUTE + name, default=None) if name == "bmi" else None
+    return column is not None and column.dtype.is_numeric() and column.n_unique() > MOST_NUMBERS
 
 
 def group_by(table: pl.DataFrame, by: str, bins: Mapping[str, Bins] | None = None) -> Grouping:
@@ -99,6 +108,8 @@ def group_names(table: pl.DataFrame, name: str, bins: Mapping[str, Bins]) -> pl.
     """The group of every row by one attribute; raises as `group_by`."""
     if name in bins and ATTRIBUTE + name in table.columns:
         return cut(table[ATTRIBUTE + name], bins[name])
+    if bmi_can_be_cut(table, name):
+        return cut(table[ATTRIBUTE + name], BMI)
     if name in ("age", "age_group") and _age_can_be_cut(table):
         return _cut_age(table[ATTRIBUTE + "age"])
     if ATTRIBUTE + name not in table.columns:
@@ -125,6 +136,9 @@ class Bins:
 
     limits: tuple[float, ...]
     names: tuple[str, ...]
+
+
+BMI = Bins((18.5, 25.0, 30.0), ("underweight", "normal", "overweight", "obese"))  # WHO, kg/m²
 
 
 def parse_bins(text: str) -> tuple[str, Bins]:

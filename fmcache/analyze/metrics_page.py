@@ -124,7 +124,7 @@ group, which is a mitigation; the policy is then recorded as `youden per group`.
 ## Groups
 
 * Attributes are text columns, or numbers with at most 10 different values. A numeric age is cut at {young} and {old}
-  (`age_group`) when the dataset has no groups of its own.
+  (`age_group`) when the dataset has no groups of its own, a numeric `bmi` at 18.5, 25 and 30 (WHO).
 * Missing values are the group `{unknown}`: shown, counted, left out of disparities. Missing is an empty cell or, in
   any case of letters, one of: {missing}. "Other" is a group.
 * `--bins age=40:60` or `--bins age=young:40:middle:60:old` cuts a number; a value on a limit is in the upper group.
@@ -142,8 +142,9 @@ does not apply. Intervals come from the same resamples, with thresholds and bin 
 
 * **paper** ece: mean of |p − y|; skew: max(1 − m)/min(1 − m); es: overall/(1 + std, ddof 0); eqodds: ½(TPR gap + FPR
   gap) at the threshold of `--threshold`, which the paper does not name, with `parity` beside it; dp: selection-rate
-  gap. Race is white and non-white, language English and other. For its ages type `--bins age=young:60:old`
-  (COVID-CT-MD 50, ADNI 75).
+  gap. Race is white and non-white, language English and other, `age_group` below and from 60 (for COVID-CT-MD, ADNI
+  and CANDI type `--bins age=young:50:old`, 75, 10). BMI has the four classes that a numeric `bmi` is cut into anyway;
+  marital status is that of the data (five classes in the paper's), which the paper does not merge.
 * **fairmedfm** threshold: the lowest of the test precision-recall curve with the largest 2pr/(p + r + 1e-8), applied
   as p > t; a second report at 0.5. ece: 10 bins over [min p, max p] of that very group, closed on the right. eqodds
   parity: 1 − ½(TPR gap + TNR gap). log_loss is its BCE.

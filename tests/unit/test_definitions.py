@@ -114,6 +114,37 @@ def test_the_es_column_of_the_papers_table_2() -> None:
         assert average / (1 + std) == pytest.approx(es, abs=0.011)
 
 
+def test_the_paper_cuts_age_at_60_and_bmi_in_four() -> None:
+    from fmcache.analyze.definitions import merged
+    from fmcache.analyze.findings import data_findings
+    from fmcache.analyze.groups import attribute_names, group_by
+
+    ages = [20.0, 45.0, 59.0, 60.0, 75.0, 30.0, 31.0, 32.0, 33.0, 34.0, 35.0, None]
+    bmis = [18.4, 18.5, 24.9, 25.0, 29.9, 30.0, 41.0, 22.0, 23.0, 24.0, 26.0, None]
+    table = pl.DataFrame({"attribute.age": ages, "attribute.bmi": bmis})
+    age = merged(group_by(table, "age_group"))
+    assert [age.names[k] for k in age.codes] == ["0-59"] * 3 + ["60+"] * 2 + ["0-59"] * 6 + ["unknown"]
+    assert merged(
+        group_by(table.with_columns(pl.lit("0-9").alias("attribute.age_group")), "age_group")
+    ).names == ("0-9",)
+    bmi = group_by(table, "bmi")
+    assert merged(bmi) is bmi
+    named = [bmi.names[k] for k in bmi.codes]
+    assert named[:7] == ["underweight", "normal", "normal", "overweight", "overweight", "obese", "obese"]
+    assert named[-1] == "unknown"
+    assert attribute_names(table) == ["bmi", "age_group"]
+    told = data_findings(_rows(table), _rows(table), ["bmi"])
+    assert any("bmi was cut at 18.5, 25 and 30" in one.text for one in told)
+
+
+def _rows(table: pl.DataFrame) -> pl.DataFrame:
+    ids = pl.Series(range(len(table))).cast(pl.String)
+    return table.with_columns(
+        sample_id=ids, patient_id=ids, split=pl.lit("test"), label=pl.lit("y"), seed=pl.lit(0),
+        y=pl.Series([0.0, 1.0] * (len(table) // 2)), score=pl.lit(0.5),
+    )  # fmt: skip
+
+
 def test_the_paper_merges_race_and_language() -> None:
     data = table(Y * 3, P * 3, ["White"] * 10 + ["Asian"] * 10 + ["Black"] * 10, "race")
     found = numbers("paper", data)
