@@ -112,6 +112,9 @@ def make_directory(path: Path, *, inside: Path) -> None:
         except FileExistsError:
             if not is_real_directory(step):
                 raise not_a_directory(step) from None
+    for step in (
+        missing
+    ):  # the deepest first: its commit takes the others with it where a file system has one journal
         fsync_path(step.parent)
 
 
@@ -202,11 +205,15 @@ def write_durably(path: Path, parts: Sequence[bytes | memoryview], point: str) -
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a directory of ours and all below it; links are removed, never followed."""
+    """Delete a directory of ours and all below it; links are removed, never followed.
+
+    Another process may be deleting it at the same time.
+    """
     if path.is_symlink():
-        path.unlink()
-    elif path.exists():
-        shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+    while path.exists():
+        with suppress(FileNotFoundError):
+            shutil.rmtree(path)
 
 
 def sweep_partials(folder: Path, *, older_than: float = 0.0) -> None:

@@ -459,9 +459,8 @@ def _salvage(root: Path, entry: Path, folder: Path, target: Path) -> dict[str, i
     write_table(work / UNITS, units, "repair_units")
     from fmcache.store.keys import digest
 
-    write_document(
-        work / PLAN, "plan", {"key": digest(document), "units": content_digest(units)}, "repair_plan"
-    )
+    plan_document = {"key": digest(document), "units": file_digest(work / UNITS)}
+    write_document(work / PLAN, "plan", plan_document, "repair_plan")
     work.rename(target)
     fsync_path(target.parent)
     fault_point("repair:before_retire")

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -161,8 +162,6 @@ class SegmentWriter:
             temporary.unlink(missing_ok=True)
             raise
         fault_point("block:after_rename")
-        fsync_path(space.array)
-        fault_point("block:after_fsync")
         written = self._write_tables(block, tables)
         rejected = [
             {
@@ -184,6 +183,10 @@ class SegmentWriter:
             **({"tables": written} if written else {}),
         }
         write_document(space.record_path(block), "block", record, "journal")
+        # After the record: where a file system has one journal (ext4, XFS) the record's fsync took the chunk's rename
+        # with it. A record that a power cut leaves without its chunk is not believed by a resume.
+        fsync_path(space.array)
+        fault_point("block:after_fsync")
         space.journal[block] = record
         fault_point("block:done")
 
@@ -215,7 +218,10 @@ class SegmentWriter:
                 return self._publish(provenance)
         except Exception:
             if not self._renamed and self._already_stored(self.units):
-                remove_tree(self._space.path)
+                with suppress(
+                    OSError
+                ):  # others may still write into it; `fmcache cache gc` takes what is left
+                    remove_tree(self._space.path)
                 return None
             raise
 
@@ -232,7 +238,9 @@ class SegmentWriter:
             for index, record in sorted(space.journal.items())
         }
         with ThreadPoolExecutor(4) as pool:
+            making = pool.submit(self._write_rows, folder)
             checks = list(pool.map(file_check, [folder / name for name in chunks]))
+            rows, quarantine = making.result()
         for (name, file), found in zip(chunks.items(), checks, strict=True):
             if found != (file["bytes"], file["crc32c"]):
                 raise CorruptCache(
@@ -249,9 +257,6 @@ class SegmentWriter:
                 "Another process writes the same staging directory and the lock does not work here.",
                 "Let one process write at a time, then run the same command again.",
             )
-        rows, quarantine = self._tables()
-        write_table(folder / "rows.parquet", rows, "rows")
-        write_table(folder / "quarantine.parquet", quarantine, "quarantine")
         small = describe(folder, [f"{ARRAY}/zarr.json", "rows.parquet", "quarantine.parquet"])
         self._remove_strays(folder, {*small, *chunks, *beside})
         fsync_path(space.array)
@@ -301,12 +306,17 @@ class SegmentWriter:
             if not file.is_dir() and file.relative_to(folder).as_posix() not in expected:
                 file.unlink(missing_ok=True)
 
+    def _write_rows(self, folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """rows.parquet and quarantine.parquet, durable; returns both."""
+        rows, quarantine = self._tables()
+        write_table(folder / "rows.parquet", rows, "rows")
+        write_table(folder / "quarantine.parquet", quarantine, "quarantine")
+        return rows, quarantine
+
     def _tables(self) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """rows.parquet and quarantine.parquet: which sample owns which array row, and which inputs have none."""
+        """Which sample owns which array row, and which inputs have none."""
         space = self._space
-        own = self.units.with_columns(
-            segment=pl.lit(None, pl.Int32), row=pl.int_range(pl.len(), dtype=pl.Int64)
-        )
+        place = {"segment": pl.lit(None, pl.Int32), "row": pl.int_range(pl.len(), dtype=pl.Int64)}
         failed = [
             (item["input_digest"], item["slice"], item["stage"], item["reason"])
             for record in space.journal.values()
@@ -319,10 +329,15 @@ class SegmentWriter:
         )
         wanted = self._rows.drop("segment", "row")
         linked = self._rows.filter(pl.col("row").is_not_null())
-        here = wanted.join(own, on=["input_digest", "slice"], how="inner", maintain_order="left")
-        good = here.join(reasons, on=["input_digest", "slice"], how="anti", maintain_order="left")
+        unit = ["input_digest", "slice"]
+        if wanted.select(unit).equals(self.units):  # a sample a unit, in order: the join is known
+            here = wanted.with_columns(**place)
+        else:
+            own = self.units.with_columns(**place)
+            here = wanted.join(own, on=unit, how="inner", maintain_order="left")
+        good = here.join(reasons, on=unit, how="anti", maintain_order="left")
         rows = pl.concat([good.select(list(ROW_COLUMNS)), linked.select(list(ROW_COLUMNS))])
-        bad = here.join(reasons, on=["input_digest", "slice"], how="inner", maintain_order="left")
+        bad = here.join(reasons, on=unit, how="inner", maintain_order="left")
         never = pl.DataFrame(
             [
                 (item.sample_id, item.slice, item.input_digest, None, item.stage, item.reason)

@@ -19,6 +19,7 @@ from fmcache.store.durable import put, read_bytes
 
 _OWN = "fmcache.file_sha256"
 _BLANK = "0" * 64
+_LOOK = 4096  # rows from which it is guessed whether a column repeats itself
 
 
 def content_digest(table: pl.DataFrame) -> str:
@@ -36,8 +37,15 @@ def table_bytes(table: pl.DataFrame) -> bytes:
     """The Parquet file of a table: zstd, page checksums, and the file's own sha256 in its metadata."""
     arrow = table.to_arrow(compat_level=pl.CompatLevel.oldest())
     sink = io.BytesIO()
+    repeating = _repeating(table)
     with pq.ParquetWriter(
-        sink, arrow.schema, compression="zstd", write_page_checksum=True, store_schema=False
+        sink,
+        arrow.schema,
+        compression="zstd",
+        use_dictionary=repeating,
+        write_statistics=repeating,
+        write_page_checksum=True,
+        store_schema=False,
     ) as writer:
         writer.write_table(arrow)
         writer.add_key_value_metadata(
@@ -47,6 +55,17 @@ def table_bytes(table: pl.DataFrame) -> bytes:
     place = data.index(_BLANK.encode(), data.rindex(_OWN.encode()))
     own = hashlib.sha256(data).hexdigest().encode()
     return data[:place] + own + data[place + len(own) :]
+
+
+def _repeating(table: pl.DataFrame) -> list[str]:
+    """Columns of which values come again. Of the others (ids, digests, scores) a dictionary is the column over again,
+    and the smallest and the largest tell no reader what to skip, for a third of the time that a table takes."""
+    first = table.head(_LOOK)
+    return [
+        name
+        for name, dtype in table.schema.items()
+        if dtype.is_nested() or 2 * first[name].n_unique() <= max(first.height, 2)
+    ]
 
 
 def write_table(path: Path, table: pl.DataFrame, point: str) -> None:

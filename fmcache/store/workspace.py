@@ -1,7 +1,7 @@
 """Where a segment is made: its plan, its blocks, and one journal record per finished block. Survives any kill.
 
 staging/<name>.lock            flock; an optimisation only, some network file systems grant it to everyone
-staging/<name>/plan.json       key, shape, dtype, rows a block, digest of the units
+staging/<name>/plan.json       key, sha256 of plan.parquet
 staging/<name>/plan.parquet    the units [input_digest, slice] in array order
 staging/<name>/journal/00007.json   written after the chunk file was fsynced
 staging/<name>/segment/<table>/00007.parquet   tables of a block, if it has any; in its journal record too
@@ -167,7 +167,7 @@ def _read_plan(path: Path, key: str, plan: ArrayPlan) -> Workspace | None:
         return None
     same = (
         document["key"] == key
-        and document["units"] == content_digest(units)
+        and document["units"] == file_digest(path / UNITS)
         and list(units.columns) == list(UNIT_COLUMNS)
         and found.shape == (units.height, *plan.shape[1:])
         and (found.dtype, found.compressed) == (plan.dtype, plan.compressed)
@@ -178,9 +178,8 @@ def _read_plan(path: Path, key: str, plan: ArrayPlan) -> Workspace | None:
 def _write_plan(space: Workspace, key: str) -> None:
     write_table(space.path / UNITS, space.units, "plan_units")
     put(space.array / "zarr.json", metadata(space.plan), "array_metadata")
-    write_document(
-        space.path / PLAN, "plan", {"key": key, "units": content_digest(space.units)}, "plan_document"
-    )
+    units = file_digest(space.path / UNITS)
+    write_document(space.path / PLAN, "plan", {"key": key, "units": units}, "plan_document")
 
 
 def _replan(earlier: Workspace, wanted: pl.DataFrame, plan: ArrayPlan) -> Workspace:

@@ -208,6 +208,24 @@ def test_a_power_cut(tmp_path: Path, disk: Disk, other: bool, begin: int, step: 
         disk.away()
 
 
+@pytest.mark.parametrize("other", [False, True])
+def test_a_power_cut_keeps_the_finished_blocks(disk: Disk, other: bool) -> None:
+    """The array's directory is fsynced after the record: both are there, and nothing is computed twice."""
+    for block in (1, 3):
+        disk.fresh()
+        os.sync()
+        cache = disk.mount / "cache"
+        run(cache, fault=f"kill@block:done#{block}")
+        if other:
+            sync_something_else(disk)
+        disk.cut_power()
+        assert (state(cache), journaled(cache)) == ("absent", block)
+        again = run(cache)
+        assert again.counts == (BLOCKS - block, block, 1), again.err
+        assert state(cache) == "complete"
+        disk.away()
+
+
 def test_the_power_cut_bites(disk: Disk) -> None:
     """The negative control: the same cut destroys an array that is renamed into place without fsync."""
     import numpy as np
