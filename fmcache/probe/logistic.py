@@ -14,8 +14,9 @@ with the data. What makes few passes enough is the change of variables, shared b
     Hessian in v ≈ identity                       exact at w = 0, where p(1-p) weighs each row
 
 so the norm of the gradient in v tells the distance from the optimum whatever the embedding's scale: F - F* ≈ |g|²/2.
-Rows are centred first; that changes b, not w. The work is done in float32; columns that float32 cannot bring to the
-optimum (more features than rows and a small λ) are finished in float64, if the rows are not too many for it.
+Rows are centred first; that changes b, not w. The work is done in float32. Columns that are not at the optimum by then
+(more features than rows and a small λ) are finished in float64: with a Hessian of their own (`fmcache.probe.refine`) if
+that is cheap, else by more passes, if the rows are not too many for it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import numpy as np
 
 from fmcache.probe.centred import Centred, Matrix, Streamed, centre
 from fmcache.probe.lbfgs import minimise, minimise_streamed
+from fmcache.probe.refine import affordable, flatness, refine
 from fmcache.shapes import Bool, Float
 
 TOLERANCE = 2e-6
@@ -118,20 +120,43 @@ def fit_logistic(
         asked, v, max(tolerance, COARSE) if coarse else tolerance, jnp.float32, coarse
     )
     excess = np.zeros_like(gradient)
+    scale, scale_b = _scales(data, prevalence, lam)
+    w, b = (v[..., :-1] * scale) @ data.basis.T, v[..., -1] * scale_b
+    if affordable(data, gradient.size) and not coarse:
+        gradient = gradient / np.sqrt(flatness(data, weight, prevalence * (1 - prevalence), w, b))
+    late = np.nonzero(gradient > tolerance)
+    small = affordable(data, len(late[0]))
     if coarse:
         _, gradient, more = _solve(asked, v, np.inf, jnp.float32)
         excess, tolerance, passes = gradient**2 / 2, COARSE * 10, passes + more
-    elif (gradient > tolerance).any() and data.blocks.size <= _DOUBLE_VALUES:
-        j, l = (np.flatnonzero((gradient > tolerance).any(axis=axis)) for axis in (1, 0))
+    elif len(late[0]) and not small and data.blocks.size <= _DOUBLE_VALUES:
+        j, l = (np.unique(each) for each in late)
         grid = np.ix_(j, l)
         some = _Ask(data, truth[:, l], weight[:, l], prevalence[l], lam[j])
         with jax.enable_x64(True):
             v[grid], gradient[grid], more = _solve(some, v[grid], tolerance / 10, jnp.float64)
         passes += more
-    scale, scale_b = _scales(data, prevalence, lam)
-    w = (v[..., :-1] * scale) @ data.basis.T
-    b = v[..., -1] * scale_b - w @ data.mean
+        w, b = (v[..., :-1] * scale) @ data.basis.T, v[..., -1] * scale_b
+    if len(late[0]) and small and not coarse:
+
+        def told(columns: Any) -> tuple[np.ndarray, np.ndarray]:
+            l = late[1][columns]
+            return truth[:, l].astype(np.float64), weight[:, l]
+
+        w[late], b[late], gradient[late], more = refine(
+            _loss, data, told, w[late], b[late], lam[late[0]], tolerance
+        )
+        passes += more
+    b -= w @ data.mean
     return Fit(w, b, gradient, gradient <= tolerance, passes, excess)
+
+
+def _loss(told: tuple[Any, Any], z: Any) -> tuple[Any, Any, Any]:
+    """Mean cross-entropy of each column with its derivatives in the logits [n, K]; told: truth and weight [n, K]."""
+    y, weight = told
+    score = jax.nn.sigmoid(z)
+    loss = (weight * (jnp.logaddexp(0, z) - y * z)).sum(axis=0)
+    return loss, weight * (score - y), weight * score * (1 - score)
 
 
 class _Ask(NamedTuple):

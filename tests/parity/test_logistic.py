@@ -65,6 +65,28 @@ def test_more_features_than_rows() -> None:
     _compare(*_study(150, 300, slope=1))
 
 
+@pytest.mark.parametrize("d", [60, 300])
+def test_classes_that_come_apart_under_the_smallest_penalties(d: int) -> None:
+    """No passes in float32 reach these optima: all probabilities are 0 or 1 to three digits."""
+    x, y = _study(100, d, slope=1)
+    y[:3, 1] = np.nan
+    penalties = [1e-7, 1e-5, 1e-3]
+    fit = fit_logistic(x, y, penalties)
+    assert fit.converged.all()
+    assert fit.passes < 300
+    wide = x.astype(np.float64)
+    for j, lam in enumerate(penalties):
+        for label in range(y.shape[1]):
+            known = ~np.isnan(y[:, label])
+            peer = LogisticRegression(
+                C=1 / (lam * known.sum()), solver="newton-cholesky", tol=1e-12, max_iter=1000
+            ).fit(wide[known], y[known, label])
+            assert np.abs(fit.w[j, label] - peer.coef_[0]).max() < 1e-3 * np.abs(peer.coef_).max()
+            mine = _objective(x[known], y[known, label], fit.w[j, label], fit.b[j, label], lam)
+            best = _objective(x[known], y[known, label], peer.coef_[0], peer.intercept_[0], lam)
+            assert abs(mine - best) < 1e-10
+
+
 def test_a_constant_column_and_repeated_rows() -> None:
     x, y = _study(500, 20)
     x[:, 3] = 7

@@ -145,6 +145,37 @@ def test_a_constraint_is_at_a_minimum_and_closes_its_gap_along_the_path(name: st
         assert whole(p, coefficient) <= better.fun + 1e-5
 
 
+@pytest.mark.parametrize("name", ["group-dro-label", "eqodds"])
+def test_where_classes_come_apart_every_probe_is_at_its_optimum(name: str) -> None:
+    """Fewer rows than features, small penalties: float32 cannot; the finish in float64 must."""
+    few = rows(60, 3, d=80, labels=1)
+    given = problem(
+        METHODS[name], seeds=(0,), train=few, weights=np.ones(few.y.shape), penalties=np.array([1e-6, 1e-3]),
+        grid={"coefficient": (1.0, 30.0), "step": (0.01,)},
+    )  # fmt: skip
+    solution = METHODS[name].fit(given)
+    assert solution.converged is not None
+    assert solution.w is not None
+    assert solution.b is not None
+    assert solution.converged.all()
+    y, group = few.y[:, 0], few.group
+    parts = _members(given, by_label=True)
+
+    def whole(p: np.ndarray, coefficient: float, lam: float) -> float:
+        loss, shrunk = _losses(given, p[:-1], p[-1]), lam / 2 * p[:-1] @ p[:-1]
+        if name == "group-dro-label":
+            each = np.array([loss[part].mean() + coefficient / np.sqrt(part.size) for part in parts])
+            return float(0.004 * np.log(np.mean(np.exp((each - each.max()) / 0.004))) + each.max() + shrunk)
+        score = 1 / (1 + np.exp(-(few.x.astype(float) @ p[:-1] + p[-1])))
+        gap = sum(np.var([score[(group == g) & (y == truth)].mean() for g in range(3)]) for truth in (0, 1))
+        return float(np.nanmean(loss) + coefficient / 2 * gap + shrunk)
+
+    for hyper, w, b in zip(solution.hyper, solution.w[:, 0], solution.b[:, 0], strict=True):
+        p, told = np.append(w, b), (hyper["coefficient"], hyper["penalty"])
+        better = minimize(whole, p, args=told, method="L-BFGS-B", options={"ftol": 1e-15, "gtol": 1e-10})
+        assert whole(p, *told) <= better.fun + 1e-8
+
+
 # ------------------------------------------------------------------------------------------------------------ the rest
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmcache.probe.mitigation.cells import cells_of
-from fmcache.probe.mitigation.grouped import Means, Objective, evaluate, fit_grouped
+from fmcache.probe.mitigation.grouped import Means, Phi, fit_grouped
 from fmcache.probe.problem import Method, Problem, Solution
 
 COEFFICIENTS = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
@@ -55,18 +55,10 @@ def _eqodds_phi(means: Means, settings: Any) -> Any:
     return means.loss + settings[:, 0] / 2 * eqodds_penalty(means)
 
 
-def _dp(p: Objective, v: Any) -> tuple[Any, Any]:
-    return evaluate(_dp_phi, p, v)
-
-
-def _eqodds(p: Objective, v: Any) -> tuple[Any, Any]:
-    return evaluate(_eqodds_phi, p, v)
-
-
-def _fit(objective: Any, problem: Problem) -> Solution:
+def _fit(phi: Phi, problem: Problem) -> Solution:
     coefficients = np.asarray(problem.grid["coefficient"], np.float64)
     cells = cells_of(problem.train.y, problem.train.group, len(problem.groups))
-    fit = fit_grouped(objective, problem, cells, [coefficients[:, None]])
+    fit = fit_grouped(phi, problem, cells, [coefficients[:, None]])
     q, m, c, d = fit.w.shape
     return Solution(
         tuple(
@@ -83,7 +75,7 @@ def _fit(objective: Any, problem: Problem) -> Solution:
 
 DP = Method(
     name="dp",
-    fit=lambda problem: _fit(_dp, problem),
+    fit=lambda problem: _fit(_dp_phi, problem),
     summary="A penalty on the differences between groups of the mean score (demographic parity).",
     source="after Bechavod & Ligett 2017; variance over groups",
     grid={"coefficient": COEFFICIENTS},
@@ -91,7 +83,7 @@ DP = Method(
 )
 EQODDS = Method(
     name="eqodds",
-    fit=lambda problem: _fit(_eqodds, problem),
+    fit=lambda problem: _fit(_eqodds_phi, problem),
     summary="The same penalty within the positives and within the negatives (equalised odds).",
     source="after Bechavod & Ligett 2017; variance over groups",
     grid={"coefficient": COEFFICIENTS},

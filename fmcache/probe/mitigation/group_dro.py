@@ -28,7 +28,7 @@ import numpy as np
 
 from fmcache.errors import UsageError
 from fmcache.probe.mitigation.cells import Cells, cells_of
-from fmcache.probe.mitigation.grouped import Means, Objective, evaluate, fit_grouped
+from fmcache.probe.mitigation.grouped import Means, fit_grouped
 from fmcache.probe.mitigation.minibatch import Recipe, draw_equal_groups, standardise, train
 from fmcache.probe.problem import Method, Problem, Solution
 
@@ -67,14 +67,6 @@ def worst_cell(means: Means, settings: Any) -> Any:
     return _smoothed(*_of_cells(means, settings[:, 0]), settings)
 
 
-def _by_group(p: Objective, v: Any) -> tuple[Any, Any]:
-    return evaluate(worst_group, p, v)
-
-
-def _by_cell(p: Objective, v: Any) -> tuple[Any, Any]:
-    return evaluate(worst_cell, p, v)
-
-
 def _hyper(problem: Problem) -> tuple[dict[str, float], ...]:
     return tuple(
         {"penalty": float(penalty), "coefficient": float(adjustment)}
@@ -99,7 +91,7 @@ def _fit(problem: Problem, by_label: bool) -> Solution:
 def _optimum(problem: Problem, cells: Cells, by_label: bool) -> Solution:
     adjustments = np.asarray(problem.grid["coefficient"])
     stages = [np.stack([adjustments, np.full_like(adjustments, tau)], axis=1) for tau in TEMPERATURES]
-    fit = fit_grouped(_by_cell if by_label else _by_group, problem, cells, stages)
+    fit = fit_grouped(worst_cell if by_label else worst_group, problem, cells, stages)
     q, m, c, d = fit.w.shape
     return Solution(
         _hyper(problem),

@@ -12,14 +12,15 @@ For column l and coefficient γ, over cells s of group × label::
     dF/dz_i = (Φ_L u_i + Φ_{L_s} u_i^s) (σ(z_i) - y_i) + Φ_{P_s} u_i^s σ(z_i)(1 - σ(z_i))     s: the cell of row i
 
 (u: the row's share of its mean). The change of variables and the L-BFGS are those of `fmcache.probe.logistic`, where
-the curvature of L alone is the identity. Columns start from the unconstrained optimum.
+the curvature of L alone is the identity. Columns start from the unconstrained optimum; those that are not at their own
+in float32 are finished in float64, with the curvature (Φ_L u_i + Φ_{L_s} u_i^s) σ(1 - σ) for `fmcache.probe.refine`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +31,8 @@ from fmcache.probe.lbfgs import minimise
 from fmcache.probe.logistic import fit_logistic
 from fmcache.probe.mitigation.cells import Cells
 from fmcache.probe.problem import Problem
-from fmcache.shapes import Bool, Float
+from fmcache.probe.refine import affordable, flatness, refine
+from fmcache.shapes import Bool, Float, Int
 
 TOLERANCE = 1e-5
 PASSES = (150, 600)  # in float32 and then in float64
@@ -138,8 +140,52 @@ def evaluate(phi: Phi, p: Objective, v: Any) -> tuple[Any, Any]:
     return value, jnp.concatenate([grad_v, (p.scale_b * grad_b)[:, None]], axis=1)
 
 
+class _Told(NamedTuple):
+    """What the loss of refined columns reads: y, share, inside, code [n, K], size [s, K], settings [K, p]."""
+
+    y: Any
+    share: Any
+    inside: Any
+    code: Any
+    size: Any
+    settings: Any
+
+
+@cache
+def _objective(phi: Phi) -> Callable[[Objective, Any], tuple[Any, Any]]:
+    return lambda p, v: evaluate(phi, p, v)
+
+
+@cache
+def _loss(phi: Phi) -> Callable[[_Told, Any], tuple[Any, Any, Any]]:
+    """Φ of all rows at once, its gradient in the logits [n, K], and the curvature that is never negative."""
+
+    def loss(told: _Told, z: Any) -> tuple[Any, Any, Any]:
+        score = jax.nn.sigmoid(z)
+        each = jnp.logaddexp(0, z) - told.y * z
+        cells = range(told.size.shape[0])
+        masks = [jnp.where(told.code == s, told.inside, 0) for s in cells]
+
+        def outer(whole: Any, of_cell: Any, scores: Any) -> Any:
+            return phi(Means(whole, of_cell, scores, told.size), told.settings)
+
+        value, pull = jax.vjp(
+            outer,
+            (told.share * each).sum(axis=0),
+            jnp.stack([(mask * each).sum(axis=0) for mask in masks]),
+            jnp.stack([(mask * score).sum(axis=0) for mask in masks]),
+        )
+        d_whole, d_cell, d_score = pull(jnp.ones_like(value))
+        on_loss = told.share * d_whole[None] + sum(masks[s] * d_cell[s][None] for s in cells)
+        on_score = sum(masks[s] * d_score[s][None] for s in cells)
+        slope = score * (1 - score)
+        return value, on_loss * (score - told.y) + on_score * slope, on_loss * slope
+
+    return loss
+
+
 def fit_grouped(
-    objective: Callable[[Objective, Any], tuple[Any, Any]],
+    phi: Phi,
     problem: Problem,
     cells: Cells,
     stages: Sequence[Float[np.ndarray, "q p"]],
@@ -148,7 +194,7 @@ def fit_grouped(
 
     Parameters
     ----------
-    objective : a module-level function (problem, v) → `evaluate(phi, problem, v)`; it is compiled once.
+    phi : a module-level function; its program is compiled once.
     stages : the settings; each stage starts where the one before ended (for a smoothing that becomes sharper).
     """
     plain = fit_logistic(problem.data, problem.train.y, problem.penalties.tolist(), weights=problem.weights)
@@ -156,15 +202,39 @@ def fit_grouped(
     v = np.tile(task.inward(plain.w, plain.b), (len(stages[0]), 1, 1, 1))
     every, passes = np.arange(len(problem.columns)), 0
     for settings in stages:
-        v, norm, n = task.solve(objective, v, settings, every, np.float32)
+        v, norm, n = task.solve(_objective(phi), v, settings, every, np.float32)
         passes += n
-        late = np.flatnonzero((norm > TOLERANCE).any(axis=(0, 1)))
-        if late.size and problem.data.blocks.size <= _DOUBLE_VALUES:
-            with jax.enable_x64(True):
-                again = task.solve(objective, v[:, :, late], settings, late, np.float64)
-            v[:, :, late], norm[:, :, late] = again[:2]
-            passes += again[2]
-    return Grouped(*task.outward(v), norm <= TOLERANCE, passes)
+    w, b = task.outward(v)
+    if affordable(problem.data, norm.size):
+        norm = norm / np.sqrt(
+            flatness(problem.data, task.share, task.scale_b**-2.0, w, b + w @ problem.data.mean)
+        )
+    late = np.nonzero(norm > TOLERANCE)
+    if len(late[0]) and affordable(problem.data, len(late[0])):
+
+        def told(columns: Int[np.ndarray, " k"]) -> _Told:
+            j, _, l = (each[columns] for each in late)
+            return task.told(stages[-1][j], l)
+
+        mean = problem.data.mean
+        some, at, norm[late], n = refine(
+            _loss(phi),
+            problem.data,
+            told,
+            w[late],
+            b[late] + w[late] @ mean,
+            problem.penalties[late[1]],
+            TOLERANCE,
+        )
+        w[late], b[late] = some, at - some @ mean
+        passes += n
+    elif len(late[0]) and problem.data.blocks.size <= _DOUBLE_VALUES:
+        l = np.unique(late[2])
+        with jax.enable_x64(True):
+            v[:, :, l], norm[:, :, l], n = task.solve(_objective(phi), v[:, :, l], stages[-1], l, np.float64)
+        w, b = task.outward(v)
+        passes += n
+    return Grouped(w, b, norm <= TOLERANCE, passes)
 
 
 @dataclass(frozen=True)
@@ -204,6 +274,13 @@ class _Task:
         data = self.problem.data
         w = (v[..., :-1] * self.scale) @ data.basis.T
         return w, v[..., -1] * self.scale_b - w @ data.mean
+
+    def told(self, settings: np.ndarray, l: np.ndarray) -> _Told:
+        """Of the columns l, each under its own settings [K, p]."""
+        y = np.nan_to_num(self.problem.train.y[:, l]).astype(np.float64)
+        size = self.cells.size.reshape(len(self.cells.size), -1)[l].T.astype(np.float64)
+        code = self.cells.code[:, l].astype(np.int32)
+        return _Told(y, self.share[:, l], self.inside[:, l], code, size, settings.astype(np.float64))
 
     def solve(
         self, objective: Any, v: np.ndarray, settings: np.ndarray, l: np.ndarray, dtype: Any
