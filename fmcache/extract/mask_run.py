@@ -81,6 +81,7 @@ def extract_masks(
         for model in models:
             stopping.check()
             reader = _reader(dataset.reader, model)
+            summary.notes += _spacing(reader, model)
             masks = inspect_masks(
                 dataset, samples, classes, reader, workers=options.workers, progress=progress
             )
@@ -97,6 +98,18 @@ def extract_masks(
 def _reader(reader: ReaderOptions, model: LoadedModel) -> ReaderOptions:
     """A model of volumes wants every slice."""
     return replace(reader, slices=100_000) if model.card.options.get("volumes") else reader
+
+
+def _spacing(reader: ReaderOptions, model: LoadedModel) -> list[str]:
+    """What is to be said where a model's authors resample volumes and this dataset's card does not."""
+    side = model.card.options.get("spacing")
+    if side is None or reader.spacing == side:
+        return []
+    ours = "as stored" if reader.spacing is None else f"of {reader.spacing:g} mm"
+    return [
+        f"{model.card.id}: its official inference resamples volumes to voxels of {side:g} mm; they are {ours} here. "
+        f"Under [reader] in the dataset's card: spacing = {side:g}"
+    ]
 
 
 class _Job:

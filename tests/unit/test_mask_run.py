@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -435,9 +436,14 @@ def test_whole_volumes(tmp_path, fit):
         (tmp_path / f"{name}.nii").write_bytes(nibabel.Nifti1Image(data, np.diag([1, 1, 2, 1])).to_bytes())
     (tmp_path / "study.csv").write_text("sample_id,path,mask_path\nv,v.nii,m.nii\n")
     toy, seen, encoded = volume_model(fit)
+    if fit == "crop":
+        toy = replace(toy, card=replace(toy.card, options={"volumes": True, "spacing": 1.5}))
     options = ExtractOptions(batch=1, workers=2)
     cache, summary = run(tmp_path, MaskOptions(prompts=("rands",)), options, which=toy)
     assert summary.rows()[0]["embedded"] == 1
+    assert any("voxels of 1.5 mm; they are as stored here" in one for one in summary.sentences()) == (
+        fit == "crop"
+    )
     masks = cache.masks("toy-3d", "study")
     answers = {answer.name: answer for answer in masks}
     assert set(answers) == {"1", "2"}

@@ -53,7 +53,9 @@ def _volume(
 ) -> Card:
     return Card(
         id=id, title=title, family="segmentation", architecture=encoder, dim=dim, pools=("mean",),
-        published=Published(url=url), options={"encoder": encoder, "masks": 1, "prompts": prompts, "volumes": True},
+        published=Published(url=url),
+        options={"encoder": encoder, "masks": 1, "prompts": prompts, "volumes": True,
+                 "spacing": None if encoder == "segvol" else 1.5},
         files=("*",) if encoder == "fastsam3d" else (),
         preprocess=_SEGVOL if encoder == "segvol" else _CUBE,
         **more,  # type: ignore[arg-type]
