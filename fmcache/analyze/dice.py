@@ -35,8 +35,9 @@ def dice_table(
         0.5, the official codes at 0.
     mask : "best" (largest predicted IoU), "oracle" (largest true Dice: what a person would choose), or "all" (one row
         for each). The last two need an entry made with ``--multimask all``, where there is more than one mask.
-    tolerance : pixels; adds hd95 (in pixels) and nsd at this tolerance (see `surface`). The distances of a volume that
-        was segmented slice by slice are those within its slices, put together.
+    tolerance : adds hd95 and nsd at this tolerance (see `surface`), in mm where `pixel_side` knows them, and else in
+        pixels; the column says which: ``hd95_mm`` or ``hd95_px``. The distances of a volume that was segmented slice
+        by slice are those within its slices, put together.
 
     Returns
     -------
@@ -46,7 +47,7 @@ def dice_table(
     sums: dict[tuple[Any, ...], list[float]] = {}
     first: dict[tuple[Any, ...], int] = {}
     apart: dict[tuple[Any, ...], list[tuple[np.ndarray, np.ndarray]]] = {}
-    samples = masks.samples
+    samples, side = masks.samples, pixel_side(masks)
     ids = samples["sample_id"].to_list()
     for answer in masks:
         for number, logits in _chosen(answer, mask):
@@ -55,7 +56,7 @@ def dice_table(
             key = (ids[answer.sample], answer.name, answer.prompt, number if mask != "best" else -1)
             first.setdefault(key, number)
             if tolerance is not None:
-                apart.setdefault(key, []).append(slice_distances(inside, answer.truth))
+                apart.setdefault(key, []).append(slice_distances(inside, answer.truth, side or 1.0))
             found = sums.setdefault(key, [0, 0, 0, 0.0, 0])
             figures = (both, np.count_nonzero(inside), np.count_nonzero(answer.truth), answer.iou[number], 1)
             for place, value in enumerate(figures):
@@ -81,8 +82,9 @@ def dice_table(
         **dict.fromkeys(figures_of[3:], pl.Int64),
     }
     if tolerance is not None:
-        figures_of += ("hd95", "nsd")
-        schema |= dict.fromkeys(("hd95", "nsd"), pl.Float64)
+        surfaces = ("hd95_px" if side is None else "hd95_mm", "nsd")
+        figures_of += surfaces
+        schema |= dict.fromkeys(surfaces, pl.Float64)
     table = pl.DataFrame(rows, schema=schema, orient="row")
     if mask == "oracle":
         table = table.sort("dice", descending=True, maintain_order=True).unique(
@@ -96,6 +98,20 @@ def dice_table(
     return joined.sort("sample_id", "class", "prompt", "mask").select(*COLUMNS, *figures_of, *attributes)
 
 
+def pixel_side(masks: Masks) -> float | None:
+    """The side of a pixel in mm, where all are known to have the same; None = they are not known.
+
+    Known are those of slices of NIfTI and MHA volumes which the dataset's reader turned into cubes of `spacing` mm.
+    """
+    spacing = masks.entry.document["reader"].get("spacing")
+    flat = (
+        len(masks.frame.get("size", ())) != 3
+    )  # a model of whole volumes may have seen every other slice only
+    paths = masks.samples["path"].str.to_lowercase()
+    sized = paths.str.contains(r"\.(nii|nii\.gz|mha)$").all()
+    return float(spacing) if spacing is not None and flat and sized else None
+
+
 def wide_table(table: pl.DataFrame) -> pl.DataFrame:
     """One row a sample, as ``fmcache audit --value`` wants it: the mean over the classes that the sample has.
 
@@ -106,7 +122,9 @@ def wide_table(table: pl.DataFrame) -> pl.DataFrame:
     """
     attributes = [name for name in table.columns if name.startswith("attribute.")]
     keys = ["sample_id", "patient_id", "split", *attributes]
-    values = [name for name in ("dsc", "iou", "hd95", "nsd") if name == "dsc" or name in table.columns]
+    values = [
+        name for name in ("dsc", "iou", "hd95_px", "hd95_mm", "nsd") if name == "dsc" or name in table.columns
+    ]
     means = (
         table.rename({"dice": "dsc"})
         .group_by(*keys, "prompt", maintain_order=True)

@@ -75,12 +75,16 @@ def nsd(predicted: Mask, true: Mask, tolerance: float, spacing: Sequence[float] 
     return close / (len(there) + len(back))
 
 
-def slice_distances(predicted: Mask, true: Mask) -> tuple[Floats, Floats]:
-    """`surface_distances` in pixels, also where a mask is empty: every surface pixel of the other one is then as far
-    away as the diagonal of the picture. For slices of a volume, whose distances are put together by `pooled`."""
+def slice_distances(predicted: Mask, true: Mask, side: float = 1.0) -> tuple[Floats, Floats]:
+    """`surface_distances`, also where a mask is empty: every surface pixel of the other one is then as far away as the
+    diagonal of the picture. For slices of a volume, whose distances are put together by `pooled`.
+
+    side : of a pixel; 1 = distances are in pixels.
+    """
+    spacing = [side] * true.ndim
     if predicted.any() and true.any():
-        return surface_distances(predicted, true, [1.0] * true.ndim)
-    far = _diagonal(true.shape, [1.0] * true.ndim)
+        return surface_distances(predicted, true, spacing)
+    far = _diagonal(true.shape, spacing)
     return tuple(np.full(int(surface(mask).sum()) if mask.any() else 0, far) for mask in (predicted, true))  # type: ignore[return-value]
 
 

@@ -25,7 +25,11 @@ def dice(
     mask: Annotated[str, typer.Option(help="best (of the predicted IoU), oracle or all.")] = "best",
     surface: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Also hd95, and nsd at this tolerance, in pixels."),
+        typer.Option(
+            min=0.0,
+            help="Also hd95, and nsd at this tolerance: in mm (hd95_mm) if the dataset's reader sets spacing, else in "
+            "pixels (hd95_px).",
+        ),
     ] = None,
     wide: Annotated[
         bool, typer.Option(help="One row a sample, classes averaged: what `fmcache audit --value` takes.")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from fmcache.analyze.dice import dice_table, wide_table
 from fmcache.analyze.masks import linear_matrix, region, upsample
 from fmcache.errors import DatasetError, UsageError
 from fmcache.extract.frame import Frame, FramePreprocess, Shades, fairmedfm_frame
@@ -277,3 +281,40 @@ def test_six_bits_change_no_pixel_at_zero_and_few_elsewhere():
     frame = {"fit": "squash", "side": 256}
     exact, rounded = (upsample(keep(low, form), frame, (300, 300)) for form in ("f16", "f16-round6"))
     assert ((exact > 0) == (rounded > 0)).mean() > 0.998
+
+
+@pytest.mark.parametrize(
+    ("reader", "path", "size", "side"),
+    [
+        ({"spacing": 0.8}, "a/v.nii.gz", None, 0.8),
+        ({"spacing": 0.8}, "a/V.MHA", None, 0.8),
+        (
+            {"spacing": 0.8},
+            "a/v.npz",
+            None,
+            None,
+        ),  # an array says nothing of its voxels, so it was not resampled
+        ({"spacing": 0.8}, "a/v.nii", [96, 96, 96], None),
+        ({}, "a/v.nii", None, None),
+    ],
+)
+def test_surfaces_are_in_mm_where_pixels_have_a_known_side(reader, path, size, side):
+    truth, logits = np.zeros((16, 16), bool), np.full((1, 16, 16), -9, np.float16)
+    truth[4:8, 4:8], logits[0, 4:8, 6:10] = True, 9
+    answer = SimpleNamespace(
+        sample=0, name="1", prompt="bbox", truth=truth, logits=logits, iou=np.ones(3), chosen=0
+    )
+
+    class Stored(list):
+        entry = SimpleNamespace(document={"reader": reader})
+        frame = {"fit": "resize", "side": 16} | ({} if size is None else {"size": size})
+        form = "logits"
+        samples = pl.DataFrame({"sample_id": ["s"], "patient_id": ["p"], "split": ["test"], "path": [path]})
+
+    (row,) = dice_table(Stored([answer]), tolerance=1.0).to_dicts()
+    assert row["hd95_px" if side is None else "hd95_mm"] == pytest.approx(2 * (side or 1.0))  # two pixels off
+    (wide,) = wide_table(dice_table(Stored([answer]), tolerance=1.0)).to_dicts()
+    assert (
+        wide["hd95_px_bbox" if side is None else "hd95_mm_bbox"]
+        == row["hd95_px" if side is None else "hd95_mm"]
+    )
