@@ -8,6 +8,33 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fmcache.cli.options import CacheDir, Datasets, Debug, Form, Models, open_store
+from fmcache.cli.probe_options import (
+    Attribute,
+    Balance,
+    DryRun,
+    EvalOn,
+    Fraction,
+    Fuse,
+    Grid,
+    Labels,
+    Leakage,
+    Memory,
+    Method,
+    Pca,
+    Precision,
+    Prior,
+    Prompts,
+    Protocol,
+    Save,
+    Seeds,
+    Select,
+    Standardize,
+    Template,
+    TrainOn,
+    Uncertain,
+    Volume,
+    Weight,
+)
 from fmcache.cli.root import app
 from fmcache.errors import UsageError
 from fmcache.output import Bar, Format, emit
@@ -23,67 +50,6 @@ probe_app = typer.Typer(
     epilog="Example: fmcache probe lp --model dinov2 --dataset mimic",
 )
 app.add_typer(probe_app, name="probe")
-
-Labels = Annotated[
-    list[str] | None, typer.Option("--label", "-l", help="A label; repeat for several. Default: all.")
-]
-Method = Annotated[
-    list[str] | None,
-    typer.Option("--method", help="erm, or a mitigation (fmcache probe methods); repeat for several."),
-]
-Attribute = Annotated[
-    str,
-    typer.Option("--attribute", help="The attribute whose groups methods know: sex, age_group, sex*race."),
-]
-Seeds = Annotated[
-    int, typer.Option(min=1, help="How many seeds: of splits that the data lack, subsets and minibatches.")
-]
-Protocol = Annotated[
-    str, typer.Option(help="convex (the optimum), paper (AdamW as published) or fairmedfm (SGD as its code).")
-]
-Slices = Annotated[str, typer.Option(help="How slices of a volume are pooled: max (paper) or mean.")]
-Select = Annotated[
-    str, typer.Option(help="What chooses on validation: auc, or worst (the worst group's AUC).")
-]
-Leakage = Annotated[bool, typer.Option("--allow-leakage", help="Accept a patient in two splits (recorded).")]
-Save = Annotated[str, typer.Option(help="scores (predictions and parameters), or none (a summary only).")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and how large it is.")]
-TrainOn = Annotated[
-    str,
-    typer.Option("--train-dataset", help="Train here and measure on --eval-dataset, by shared label names."),
-]
-EvalOn = Annotated[str, typer.Option("--eval-dataset", help="Measure here what --train-dataset trained.")]
-Fraction = Annotated[str, typer.Option(help="Shares of the training patients, for example 0.01,0.05,0.2,1.")]
-Balance = Annotated[
-    str,
-    typer.Option(help="Train on equal groups: sex, or label*sex; beside an unbalanced control of that size."),
-]
-Fuse = Annotated[str, typer.Option(help="Models whose embeddings are joined, for example dinov2,biomedclip.")]
-Pca = Annotated[int, typer.Option(min=0, help="Keep so many principal components (0: all).")]
-Weight = Annotated[
-    str, typer.Option("--class-weight", help="none, or balanced (both classes count the same).")
-]
-Uncertain = Annotated[
-    str,
-    typer.Option(help="What uncertain findings count as: u-ignore, u-zero, u-one. Default: as extracted."),
-]
-Standardize = Annotated[
-    bool, typer.Option("--standardize", help="Features by mean and deviation of the training rows.")
-]
-Precision = Annotated[
-    str, typer.Option(help="Of the rows in products: float32, or bfloat16 (its price is reported).")
-]
-Prior = Annotated[
-    str, typer.Option(help="Move test scores to another prevalence: em (estimated), or a share such as 0.1.")
-]
-Memory = Annotated[
-    float | None,
-    typer.Option(min=0, help="GB that rows may take before they are streamed. Default: 0.3 of what is free."),
-]
-Grid = Annotated[
-    list[str] | None,
-    typer.Option("--grid", help="A method's own values: coefficient=0,0.1,1. Repeat for several."),
-]
 
 
 def _numbers(text: str, flag: str) -> tuple[float, ...]:
@@ -103,12 +69,24 @@ def _grid(given: list[str] | None) -> dict[str, tuple[float, ...]]:
     return grid
 
 
-def _names(values: list[str] | None) -> tuple[str, ...] | None:
-    return None if values is None else tuple(values)
+_LISTS = {"model": "models", "dataset": "datasets", "label": "labels", "method": "methods"}
 
 
-def _list(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def _options(usage: str, given: dict[str, Any]) -> Options:
+    """From a command's arguments, which are named as the fields of `Options` or as one of what a field lists."""
+    from fmcache.probe.options import Options
+
+    fields: dict[str, Any] = {
+        name: value
+        for name, value in given.items()
+        if name not in (*_LISTS, "fraction", "fuse", "grid", "dry_run", "cache", "form", "debug")
+    }
+    fields |= {_LISTS[name]: tuple(given[name]) for name in _LISTS if given.get(name)}
+    if "fraction" in given:
+        fields["fractions"] = _numbers(given["fraction"], "--fraction")
+    if "fuse" in given:
+        fields["fuse"] = tuple(part.strip() for part in given["fuse"].split(",") if part.strip())
+    return Options(usage=usage, grid=_grid(given.get("grid")), **fields)
 
 
 def _run(options: Options, cache: Path | None, form: Format, dry_run: bool = False) -> None:
@@ -182,7 +160,7 @@ def lp(
     solver: Annotated[
         str, typer.Option(help="Of convex: lbfgs (logistic) or ridge (fast screening).")
     ] = "lbfgs",
-    slices: Slices = "max",
+    volume: Volume = "max",
     select: Select = "auc",
     class_weight: Weight = "none",
     uncertain: Uncertain = "",
@@ -205,17 +183,7 @@ def lp(
     debug: Debug = False,
 ) -> None:
     """Linear probe: logistic regression of every label, the penalty chosen on validation patients."""
-    from fmcache.probe.options import Options
-
-    options = Options(
-        usage="lp", models=_names(model), datasets=_names(dataset), labels=_names(label),
-        methods=tuple(method or ("erm",)), attribute=attribute, seeds=seeds, protocol=protocol, solver=solver,
-        slices=slices, select=select, class_weight=class_weight, uncertain=uncertain, standardize=standardize,
-        precision=precision, prior=prior, fractions=_numbers(fraction, "--fraction"), balance=balance,
-        fuse=_list(fuse), pca=pca, train_dataset=train_dataset, eval_dataset=eval_dataset, grid=_grid(grid),
-        save=save, memory=memory, allow_leakage=allow_leakage,
-    )  # fmt: skip
-    _run(options, cache, form, dry_run)
+    _run(_options("lp", locals()), cache, form, dry_run)
 
 
 @probe_app.command("knn", epilog="Example: fmcache probe knn --model dinov2 --dataset mimic")
@@ -225,7 +193,7 @@ def knn(
     label: Labels = None,
     attribute: Attribute = "",
     seeds: Seeds = 1,
-    slices: Slices = "max",
+    volume: Volume = "max",
     select: Select = "auc",
     uncertain: Uncertain = "",
     prior: Prior = "",
@@ -242,29 +210,7 @@ def knn(
     debug: Debug = False,
 ) -> None:
     """Nearest neighbours by cosine: k of 10, 20, 100, 200 chosen on validation patients."""
-    from fmcache.probe.options import Options
-
-    options = Options(
-        usage="knn", models=_names(model), datasets=_names(dataset), labels=_names(label), attribute=attribute,
-        seeds=seeds, slices=slices, select=select, uncertain=uncertain, prior=prior, balance=balance,
-        fractions=_numbers(fraction, "--fraction"), fuse=_list(fuse), train_dataset=train_dataset,
-        eval_dataset=eval_dataset, save=save, allow_leakage=allow_leakage,
-    )  # fmt: skip
-    _run(options, cache, form, dry_run)
-
-
-Prompts = Annotated[
-    str,
-    typer.Option(
-        "--prompts", help="The prompt set, where the cache holds several: dataset, chexzero, clip, medclip."
-    ),
-]
-Template = Annotated[
-    str,
-    typer.Option(
-        "--template", help="Default: all templates together. A number: that one. val: chosen on validation."
-    ),
-]
+    _run(_options("knn", locals()), cache, form, dry_run)
 
 
 @probe_app.command("clip-zs", epilog="Example: fmcache probe clip-zs --model biomedclip --dataset mimic")
@@ -275,7 +221,7 @@ def clip_zs(
     prompts: Prompts = "",
     template: Template = "",
     attribute: Attribute = "",
-    slices: Slices = "max",
+    volume: Volume = "max",
     uncertain: Uncertain = "",
     prior: Prior = "",
     save: Save = "scores",
@@ -286,14 +232,7 @@ def clip_zs(
     debug: Debug = False,
 ) -> None:
     """Zero-shot: each image against the text prompts of a label, at the model's own scale. Needs --kind text."""
-    from fmcache.probe.options import Options
-
-    options = Options(
-        usage="clip-zs", models=_names(model), datasets=_names(dataset), labels=_names(label), prompts=prompts,
-        template=template, attribute=attribute, slices=slices, uncertain=uncertain, prior=prior, save=save,
-        allow_leakage=allow_leakage,
-    )  # fmt: skip
-    _run(options, cache, form, dry_run)
+    _run(_options("clip-zs", locals()), cache, form, dry_run)
 
 
 @probe_app.command(
@@ -311,7 +250,7 @@ def clip_adapt(
     protocol: Annotated[
         str, typer.Option(help="paper (AdamW as published) or fairmedfm (SGD as its code).")
     ] = "paper",
-    slices: Slices = "max",
+    volume: Volume = "max",
     select: Select = "auc",
     class_weight: Weight = "none",
     uncertain: Uncertain = "",
@@ -326,15 +265,7 @@ def clip_adapt(
     debug: Debug = False,
 ) -> None:
     """Prototypes that begin as text prompts and are trained, of unit norm at each step. Needs --kind text."""
-    from fmcache.probe.options import Options
-
-    options = Options(
-        usage="clip-adapt", models=_names(model), datasets=_names(dataset), labels=_names(label), prompts=prompts,
-        template=template, methods=tuple(method or ("erm",)), attribute=attribute, seeds=seeds, protocol=protocol,
-        slices=slices, select=select, class_weight=class_weight, uncertain=uncertain, prior=prior, balance=balance,
-        fractions=_numbers(fraction, "--fraction"), save=save, allow_leakage=allow_leakage,
-    )  # fmt: skip
-    _run(options, cache, form, dry_run)
+    _run(_options("clip-adapt", locals()), cache, form, dry_run)
 
 
 @probe_app.command("attribute", epilog="Example: fmcache probe attribute --model dinov2 --dataset mimic")
@@ -347,7 +278,7 @@ def attribute_command(
     ] = None,
     draws: Annotated[int, typer.Option(min=1, help="Permutations of the baseline.")] = 20,
     seeds: Seeds = 1,
-    slices: Slices = "max",
+    volume: Volume = "max",
     save: Save = "scores",
     allow_leakage: Leakage = False,
     dry_run: DryRun = False,
@@ -356,13 +287,8 @@ def attribute_command(
     debug: Debug = False,
 ) -> None:
     """What of sex, age, race … can be read from the embedding, beside what chance reads."""
-    from fmcache.probe.options import Options
-
-    options = Options(
-        usage="attribute", models=_names(model), datasets=_names(dataset), labels=_names(attribute), draws=draws,
-        seeds=seeds, slices=slices, save=save, allow_leakage=allow_leakage,
-    )  # fmt: skip
-    _run(options, cache, form, dry_run)
+    given = {**locals(), "label": attribute, "attribute": ""}  # attributes are what is predicted
+    _run(_options("attribute", given), cache, form, dry_run)
 
 
 @probe_app.command("methods", epilog="Example: fmcache probe methods")

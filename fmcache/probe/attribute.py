@@ -112,7 +112,7 @@ def baseline(
         usable = np.array([np.isin((0, 1), column[~np.isnan(column)]).all() for column in train.T])
         fit = fit_logistic(problem.data, train[:, usable], [lam], precision=problem.precision)
         null = np.full((len(who), every.shape[1]), np.nan)
-        null[:, usable] = pool(linear(everyone.x, test_rows, fit.w[0], fit.b[0]), of, problem.slices)
+        null[:, usable] = pool(linear(everyone.x, test_rows, fit.w[0], fit.b[0]), of, problem.volume)
         truth = np.where((split == "test")[:, None], every, np.nan)[who]
         for l in range(size):
             column = s * size + l

@@ -63,7 +63,7 @@ def solve(
     rows = np.arange(len(val.group)) if solution.val_used is None else np.flatnonzero(~solution.val_used)
     of_val, first = pooled_rows(val.sample[rows])
     m, c = len(solution.hyper), len(problem.columns)
-    z = pool(score(solution, val.x, rows, val.group if see else None, c), of_val, problem.slices)
+    z = pool(score(solution, val.x, rows, val.group if see else None, c), of_val, problem.volume)
     group = val.group[rows[first]]
     y_val = val.y[rows[first]]
     choice = choose(z, y_val, group if select == "worst" else None)
@@ -77,7 +77,7 @@ def solve(
         test = np.flatnonzero(np.any(~np.isnan(everyone.y), axis=1))
         of_test, at = pooled_rows(everyone.sample[test])
         all_test = score(solution, everyone.x, test, everyone.group if see else None, c)
-        kept = pool(all_test, of_test, problem.slices)[:, reached.kept, np.arange(c)]
+        kept = pool(all_test, of_test, problem.volume)[:, reached.kept, np.arange(c)]
         told = (kept, everyone.y[test[at]], everyone.group[test[at]])
         front = tuple(front_rows(reached, problem.columns, solution.hyper, *told, len(problem.groups)))
     edge = m > 1
@@ -97,7 +97,7 @@ def solve(
         flat = linear(everyone.x, every, w, b, solution.unit_norm)
     else:
         flat = _one_each(solution, choice, everyone, everyone.group if see else None)
-    logits = pool(flat, everyone.sample, problem.slices)
+    logits = pool(flat, everyone.sample, problem.volume)
     return Outcome(logits, choices, w, b, front, facts=solution.facts, parameters=solution.parameters)
 
 

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from fmcache.errors import UsageError
 from fmcache.probe.logistic import PRECISIONS
 from fmcache.probe.methods import METHODS
-from fmcache.probe.pooling import check as check_slices
+from fmcache.probe.pooling import check as check_volume
 
 USAGES = ("lp", "knn", "clip-zs", "clip-adapt", "attribute")
 PROTOCOLS = ("convex", "paper", "fairmedfm")
@@ -32,7 +32,7 @@ class Options:
     seeds : 0 … seeds-1, for what is random: splits that the dataset does not give, subsets, minibatches.
     protocol : ``convex`` (the optimum), ``paper`` (AdamW as published) or ``fairmedfm`` (SGD as that code has it).
     solver : of the convex protocol, ``lbfgs`` (logistic) or ``ridge`` (least squares, closed form).
-    slices : ``max`` or ``mean`` over a volume. select : validation criterion, ``auc`` or ``worst`` (group's AUC).
+    volume : ``max`` or ``mean`` of its slices. select : validation criterion, ``auc`` or ``worst`` (group's AUC).
     class_weight : ``balanced`` gives both classes of a label the same weight.
     uncertain : what a label of -1 means: ``u-ignore`` (unknown), ``u-zero``, ``u-one``; "" refuses it.
     standardize : features by the mean and deviation of the training rows. precision : of the rows in the products.
@@ -55,7 +55,7 @@ class Options:
     seeds: int = 1
     protocol: str = "convex"
     solver: str = "lbfgs"
-    slices: str = "max"
+    volume: str = "max"
     select: str = "auc"
     class_weight: str = "none"
     uncertain: str = ""
@@ -88,7 +88,7 @@ class Options:
             ("uncertain", UNCERTAIN), ("class_weight", CLASS_WEIGHTS), ("precision", PRECISIONS), ("save", SAVE),
         ):  # fmt: skip
             _one_of(name, getattr(self, name), known)
-        check_slices(self.slices)
+        check_volume(self.volume)
         for name in self.methods:
             if name not in METHODS:
                 near = get_close_matches(name, METHODS, n=1, cutoff=0.4)

@@ -173,7 +173,7 @@ def _config(
         "protocol": options.protocol,
         "solver": options.solver,
         "penalties": list(GRID),
-        "slices": options.slices,
+        "volume": options.volume,
         "select": options.select,
         "class_weight": options.class_weight,
         "uncertain": options.uncertain,

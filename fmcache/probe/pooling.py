@@ -43,5 +43,5 @@ def check(how: str) -> None:
     """Refuse an unknown way of pooling."""
     if how not in POOLS:
         raise UsageError(
-            f"slices={how!r} means nothing.", "It is max (the paper's) or mean.", "Type: --slices max"
+            f"volume={how!r} means nothing.", "It is max (the paper's) or mean.", "Type: --volume max"
         )

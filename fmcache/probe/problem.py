@@ -77,7 +77,7 @@ class Problem:
     penalties : [m] λ, ascending, on the scale of x: what `fit_logistic` takes.
     grid : the method's own hyper-parameters, ``Method.grid`` with what the user put in its place.
     protocol : ``convex``, ``ridge``, ``paper`` or ``fairmedfm``.
-    slices : ``max`` or ``mean``: how the logits of a volume's slices become one (`fmcache.probe.pooling.pool`).
+    volume : ``max`` or ``mean``: how the logits of a volume's slices become one (`fmcache.probe.pooling.pool`).
     precision : of the rows in products, ``float32`` or ``bfloat16``.
     prototypes : for clip-zs and clip-adapt; else None.
     """
@@ -92,7 +92,7 @@ class Problem:
     penalties: Float[np.ndarray, " m"]
     grid: Mapping[str, tuple[float, ...]]
     protocol: str = "convex"
-    slices: str = "max"
+    volume: str = "max"
     precision: str = "float32"
     prototypes: Prototypes | None = None
 

@@ -79,7 +79,7 @@ def publish(cache: Cache, job: Job, blocks: Sequence[Done], seconds: float) -> s
         "front": [row for block in blocks for row in block.remarks["front"]],
         "baseline": [row for block in blocks for row in block.remarks["baseline"]],
         "facts": [row for block in blocks for row in block.remarks["facts"]],
-        "slices": options.slices,
+        "volume": options.volume,
         "split_policy": source.policy,
         "allow_leakage": options.allow_leakage,
         "leaking_patients": source.leaking,

@@ -66,7 +66,7 @@ def _calibrated(problem: Problem, w: Float[np.ndarray, "m c d"], b: Float[np.nda
     val = problem.val
     _, first, of = np.unique(val.sample, return_index=True, return_inverse=True)
     rows = np.arange(len(val.sample))
-    out = pool(linear(val.x, rows, w.reshape(m * c, d), b.reshape(m * c)), of, problem.slices)
+    out = pool(linear(val.x, rows, w.reshape(m * c, d), b.reshape(m * c)), of, problem.volume)
     out = out.reshape(-1, m, c)
     truth = val.y[first]
     slope, shift = np.full((m, c), 4.0), np.full((m, c), -2.0)  # the tangent of the logit at one half

@@ -96,7 +96,7 @@ class Study:
             penalties=np.array(GRID) * unit,
             grid={},
             protocol="ridge" if self.options.solver == "ridge" else self.options.protocol,
-            slices=self.options.slices,
+            volume=self.options.volume,
             precision=self.options.precision,
             prototypes=None
             if self.texts is None

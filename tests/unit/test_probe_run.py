@@ -122,7 +122,7 @@ def test_slices_inherit_the_label_and_are_pooled_by_the_maximum_or_the_mean(tmp_
     store(cache, "net", *samples(slices=4))
     embeddings = cache.embeddings("net", "cohort")
     for how in ("max", "mean"):
-        run = cache.run(probe_lp(cache, slices=how)[0])
+        run = cache.run(probe_lp(cache, volume=how)[0])
         table, weights = run.predictions(), run.parameters()
         assert table.height == 2 * PATIENTS
         z = embeddings.array("float32").astype(float) @ weights["w"][0, 0] + weights["b"][0, 0]
@@ -198,8 +198,8 @@ def test_an_empty_cache_says_what_to_type(tmp_path: Path) -> None:
             "A label needs both classes among the training patients that have an embedding.",
         ),
         (
-            {"slices": "median"},
-            "slices='median' means nothing.\nIt is max (the paper's) or mean.\nType: --slices max",
+            {"volume": "median"},
+            "volume='median' means nothing.\nIt is max (the paper's) or mean.\nType: --volume max",
         ),
     ],
 )

@@ -53,7 +53,7 @@ def test_a_run_is_keyed_by_its_configuration_and_found_again(
     assert [(row["run_id"], row["state"], row["labels"], row["probes"]) for row in rows] == [
         (first, "there", 1, 16)
     ]
-    (other,) = describe_plan(cache, Options(slices="mean"))
+    (other,) = describe_plan(cache, Options(volume="mean"))
     assert other["run_id"] != first
     assert other["state"] == "new"
     assert len(cache.runs()) == 1
@@ -266,7 +266,7 @@ def test_text_prompts_as_classes(cache: Cache) -> None:
         probe(cache, Options(usage="clip-zs", template="5"))
     store_texts(cache, "net/small", "cohort", ["finding"], prompt_set="chexzero")
     with pytest.raises(MissingEntry, match="several prompt sets"):
-        probe(cache, Options(usage="clip-zs", slices="mean"))
+        probe(cache, Options(usage="clip-zs", volume="mean"))
     (chosen,) = _info(cache, *probe(cache, Options(usage="clip-zs", prompts="chexzero", template="val")))
     assert chosen["labels"] == ["finding"]
     assert chosen["penalties"][0]["template"] in (-1, 0, 1)

@@ -187,7 +187,7 @@ def _logits(base: Solution, x: np.ndarray) -> np.ndarray:
 def _validated(problem: Problem) -> _Validated:
     base, val = fit_weighted(problem, problem.weights), problem.val
     _, first, sample = np.unique(val.sample, return_index=True, return_inverse=True)
-    z = pool(_logits(base, val.x), sample, problem.slices)
+    z = pool(_logits(base, val.x), sample, problem.volume)
     return _Validated(base, z, val.y[first], val.group[first])
 
 
