@@ -90,6 +90,7 @@ def _options(usage: str, given: dict[str, Any]) -> Options:
 
 
 def _run(options: Options, cache: Path | None, form: Format, dry_run: bool = False) -> None:
+    from fmcache.probe.programs import keep_programs
     from fmcache.probe.run import describe_plan, probe
 
     store = open_store(cache)
@@ -97,6 +98,7 @@ def _run(options: Options, cache: Path | None, form: Format, dry_run: bool = Fal
         if dry_run:
             rows = describe_plan(store, options, bar)
         else:
+            keep_programs()
             run_ids = probe(store, options, bar)
             if options.usage == "attribute":
                 rows = [row for run_id in run_ids for row in _readable(store, run_id)]
