@@ -38,7 +38,8 @@ class Sums:
         """The sums under weights [units, b]: [groups, k, b]."""
         out = np.zeros((len(self.blocks), self.columns, weights.shape[1]))
         for g, (units, block) in enumerate(self.blocks):
-            out[g] = block.T @ (weights if len(units) == self.units else weights[units])
+            # take copies whole rows, which is three times as fast as weights[units]
+            out[g] = block.T @ (weights if len(units) == self.units else np.take(weights, units, axis=0))
         return out
 
 
