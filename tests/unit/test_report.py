@@ -496,7 +496,7 @@ def test_the_map_of_the_embedding_is_its_two_principal_components(tmp_path: Path
     drawn = expected.transform(x)
     assert np.abs(placed) == pytest.approx(np.abs(drawn), abs=1e-3)
     first, second = (100 * expected.explained_variance_ratio_[:2]).round().astype(int)
-    assert made.facts == f"first two principal components: {first} % and {second} % of the variance"
+    assert made.facts == f"first two components: {first} % and {second} % of the variance"
     page = build_report(cache, tmp_path / "r.html").read_text(encoding="utf-8")
     shown = [group.n or 0 for attribute in view.attributes for group in attribute.shown]
     assert n < sum(shown) < 2 * n - 5  # of the ward with five people, and of another one, nobody is drawn

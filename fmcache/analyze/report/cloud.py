@@ -86,7 +86,7 @@ def _cloud(table: pl.DataFrame) -> Cloud:
     first = table.row(0, named=True)
     if first["projection"] == "pca":
         shares = f"{100 * first['x_share']:.0f} % and {100 * first['y_share']:.0f} % of the variance"
-        facts = f"first two principal components: {shares}"
+        facts = f"first two components: {shares}"
     else:
         made = json.loads(first["parameters"])
         perplexity = (

@@ -19,9 +19,8 @@ from fmcache.analyze.report.svg import DASHES, Scale, figure, label, line, mark,
 from fmcache.analyze.report.wording import decimal, spoken
 
 READING = (
-    "What is gained by acting on the score from a threshold on, in true positives a person; a false alarm costs the "
-    "odds of the threshold. Thin lines: everyone of the group is called. No curve can be higher than its group’s "
-    "prevalence: compare it with its own thin line rather than with another group’s."
+    "True positives a person that acting on the score gains, false alarms counted with the odds of the threshold. Thin "
+    "lines: everyone is called. A curve begins at its group’s prevalence: compare it with its own thin line."
 )
 _LEFT, _RIGHT, _TOP = 52, 348, 12
 _Point = tuple[float, float]

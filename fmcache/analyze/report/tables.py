@@ -173,7 +173,9 @@ def disparity_table(view: View, attribute: Attribute, main: bool = True) -> Tabl
     for one in shown:
         cells = [entry(one.gap, notes) if "gap" in one.numbers else Entry("")]
         told = notes.letter(one.equivalence) if one.equivalence else ""
-        cells += [Entry(decimal(one.null)), Entry(p_value(one.p)), Entry(_reading(one), note=told)]
+        untested = one.gap.known and not (math.isfinite(one.null) or math.isfinite(one.p))
+        why = notes.letter("not tested against chance") if untested else ""
+        cells += [Entry(decimal(one.null), note=why), Entry(p_value(one.p)), Entry(_reading(one), note=told)]
         cells += [entry(one.numbers[name], notes) if name in one.numbers else Entry("") for name in others]
         rows.append((metric_name(one.metric), cells))
     return Table(heads, rows, notes)
