@@ -23,6 +23,7 @@ from fmcache.store.arrays import encode, read_chunk
 from fmcache.store.cache import Cache
 from fmcache.store.coordinates import coordinate_files
 from fmcache.store.datasets import DatasetVersion, read_version
+from fmcache.store.documents import read_document
 from fmcache.store.durable import (
     fault_point,
     fsync_path,
@@ -31,11 +32,11 @@ from fmcache.store.durable import (
     storage_errors,
     write_durably,
 )
-from fmcache.store.entries import Entry, Segment, directories, stored_in
+from fmcache.store.entries import SHORT, Entry, Segment, directories, stored_in
 from fmcache.store.maintenance import retire
 from fmcache.store.manifest import describe, write_manifest
 from fmcache.store.tables import read_table, write_table
-from fmcache.store.workspace import ARRAY, locked, workspace_name
+from fmcache.store.workspace import ARRAY, PLAN, locked, workspace_name
 
 LOST = "deleted: it was computed with this patient"
 
@@ -74,6 +75,7 @@ def purge(cache: Cache, patients: list[str], dry_run: bool = True) -> list[dict[
                 'Type: fmcache sql "SELECT DISTINCT dataset, patient_id FROM samples"',
             )
         return [
+            *_purge_staging(cache, found, dry_run),
             *_purge_runs(cache, found, dry_run),
             *_purge_coordinates(cache, found, dry_run),
             *_purge_entries(cache, found, dry_run),
@@ -169,6 +171,33 @@ def _purge_damaged(cache: Cache, dry_run: bool) -> Iterator[dict[str, Any]]:
         yield _row(cache, folder, "deleted: what repair set aside may hold their rows", 0)
 
 
+# ---------------------------------------------------------------------------------------------- unfinished work
+
+
+def _purge_staging(cache: Cache, found: _Patient, dry_run: bool) -> Iterator[dict[str, Any]]:
+    """All unfinished work (of array jobs and probes too) but extractions of datasets without the patients."""
+    staging = cache.path / "staging"
+    for folder in list(directories(staging)):
+        if _dataset_of(cache, folder) not in (None, *found.samples):
+            continue
+        if not dry_run:
+            with locked(staging / f"{folder.name}.lock"):
+                retire(folder)
+            fault_point("purge:staging")
+        yield _row(cache, folder, "deleted: unfinished work may hold their rows", 0)
+
+
+def _dataset_of(cache: Cache, folder: Path) -> str | None:
+    """The dataset that an unfinished extraction is about; None if that cannot be told, or it is something else."""
+    try:
+        key = read_document(folder / PLAN, "plan")["key"]
+        for entry in (cache.path / "entries").glob(f"*/*/*-{key[:SHORT]}/entry.json"):
+            return str(read_document(entry, "entry")["dataset"])
+    except (FileNotFoundError, CorruptCache, KeyError, TypeError):
+        pass
+    return None
+
+
 # ---------------------------------------------------------------------------------------------------------- entries
 
 
@@ -181,11 +210,6 @@ def _purge_entries(cache: Cache, found: _Patient, dry_run: bool) -> Iterator[dic
         staging = cache.path / "staging"
         make_directory(staging, inside=cache.path)
         with locked(staging / f"{workspace_name(relative, '')}.lock"):
-            unfinished = staging / workspace_name(relative, "")
-            if unfinished.exists():
-                if not dry_run:
-                    remove_tree(unfinished)
-                yield _row(cache, unfinished, "deleted: unfinished work of this entry", 0)
             yield from _purge_segments(cache, entry, list(ids), dry_run)
 
 

@@ -11,6 +11,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache as once
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -39,31 +41,41 @@ class Outcome:
 
 
 def run(cache: Path, *arguments: str, fault: str = "") -> Outcome:
+    """The worker in a fresh process, to its end."""
+    return Running(cache, *arguments, fault=fault).end()
+
+
+class Running:
     """The worker in a fresh process (forked from a server that has imported it: 50 ms instead of a second)."""
-    reader, writer = _CONTEXT.Pipe(duplex=False)
-    process = _CONTEXT.Process(target=_child, args=([str(cache), *arguments], fault, writer))
-    process.start()
-    writer.close()
-    try:
-        out, err = reader.recv()
-    except EOFError:
-        out, err = "", ""
-    process.join(60)
-    assert process.exitcode is not None, "the worker hangs"
-    return Outcome(process.exitcode, out, err)
+
+    def __init__(self, cache: Path, *arguments: str, fault: str = "", wait: Connection | None = None) -> None:
+        self._reader, writer = _CONTEXT.Pipe(duplex=False)
+        self.process = _CONTEXT.Process(target=_child, args=([str(cache), *arguments], fault, writer, wait))
+        self.process.start()
+        writer.close()
+
+    def end(self) -> Outcome:
+        """Wait for it; what it printed is empty if it was killed."""
+        try:
+            out, err = self._reader.recv()
+        except EOFError:
+            out, err = "", ""
+        self.process.join(60)
+        assert self.process.exitcode is not None, "the worker hangs"
+        return Outcome(self.process.exitcode, out, err)
 
 
-def _child(arguments: list[str], fault: str, pipe: object, wait: object = None) -> None:
+def _child(arguments: list[str], fault: str, pipe: Connection, wait: Connection | None) -> None:
     if fault:
         os.environ["FMCACHE_FAULT"] = fault
     if wait is not None:
         ctypes.CDLL(None).prctl(0x59616D61, -1)  # PR_SET_PTRACER, ANY: strace is no ancestor of this process
-        wait.recv()  # type: ignore[attr-defined]
+        wait.recv()
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = worker.work(arguments)
-    pipe.send((out.getvalue(), err.getvalue()))  # type: ignore[attr-defined]
-    pipe.close()  # type: ignore[attr-defined]
+    pipe.send((out.getvalue(), err.getvalue()))
+    pipe.close()
     os._exit(code)
 
 
@@ -95,11 +107,8 @@ def _call(function: Callable[..., object], arguments: tuple[object, ...], fault:
 
 def run_traced(cache: Path, *arguments: str, inject: str) -> Outcome:
     """`run` under ``strace -e inject=…``: the forked worker waits until strace holds it."""
-    reader, writer = _CONTEXT.Pipe(duplex=False)
     wait, go = _CONTEXT.Pipe(duplex=False)
-    process = _CONTEXT.Process(target=_child, args=([str(cache), *arguments], "", writer, wait))
-    process.start()
-    writer.close()
+    running = Running(cache, *arguments, wait=wait)
     calls = inject.partition(":")[0]
     command = [
         "strace",
@@ -111,7 +120,7 @@ def run_traced(cache: Path, *arguments: str, inject: str) -> Outcome:
         "-e",
         f"inject={inject}",
         "-p",
-        str(process.pid),
+        str(running.process.pid),
     ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
         assert strace.stderr is not None
@@ -121,17 +130,12 @@ def run_traced(cache: Path, *arguments: str, inject: str) -> Outcome:
             if "attached" in line:
                 break
         else:
-            process.kill()
+            running.process.kill()
             raise AssertionError(f"strace could not attach: {told}")
         go.send(None)
-        try:
-            out, err = reader.recv()
-        except EOFError:
-            out, err = "", ""
-        process.join(60)
+        outcome = running.end()
         strace.stderr.read()
-    assert process.exitcode is not None, "the worker hangs"
-    return Outcome(process.exitcode, out, err)
+    return outcome
 
 
 def state(path: Path, units: int = worker.UNITS) -> str:
@@ -146,12 +150,17 @@ def state(path: Path, units: int = worker.UNITS) -> str:
         embeddings = cache.embeddings("fault-model", "study")
     except MissingEntry:
         return "absent"
-    names = embeddings.samples["input_digest"].to_list()
-    assert names == worker.digests(units)
-    want = np.stack([worker.value(name) for name in names]).astype(np.float16)
-    assert (embeddings.array().view(np.uint16) == want.view(np.uint16)).all()
+    assert embeddings.samples["input_digest"].to_list() == worker.digests(units)
+    assert (embeddings.array().view(np.uint16) == _undisturbed(units)).all()
     assert embeddings.missing.height == 0
     return "complete"
+
+
+@once
+def _undisturbed(units: int) -> np.ndarray:
+    """The bits [units, D] that an undisturbed run stores."""
+    values = np.stack([worker.value(name) for name in worker.digests(units)])
+    return values.astype(np.float16).view(np.uint16)
 
 
 def run_state(path: Path) -> str:

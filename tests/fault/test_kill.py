@@ -5,24 +5,21 @@ from __future__ import annotations
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.fault import worker
-from tests.fault.harness import BLOCKS, journaled, points, run, run_state, run_traced, state
+from tests.fault.harness import BLOCKS, Running, journaled, points, run, run_state, run_traced, state
 
 MUTATING = (
     "rename,renameat,renameat2,fsync,fdatasync,unlink,unlinkat,rmdir,mkdir,mkdirat,link,linkat,ftruncate"
 )
 
 
-def resume_completes(cache: Path) -> None:
+def resume_completes(cache: Path, before: str) -> None:
     """A second run makes it whole, and does not compute again what a journal record says is finished."""
-    finished, before = journaled(cache), state(cache)
+    finished = journaled(cache)
     done = run(cache)
     assert done.code == 0, done.err
     computed, reused, _ = done.counts
@@ -57,7 +54,7 @@ def fail_at(point: str, action: str, cache: Path) -> None:
     assert run_state(cache) in ("absent", "run", "complete")
     if first == "absent" and action != "kill":
         assert not list(cache.rglob("*.partial")), point
-    resume_completes(cache)
+    resume_completes(cache, first)
 
 
 @pytest.mark.parametrize("part", range(4))
@@ -85,7 +82,7 @@ def test_a_kill_in_the_middle_of_the_blocks_keeps_the_finished_ones(tmp_path: Pa
         cache = tmp_path / f"cache{block}"
         assert run(cache, fault=f"kill@block:done#{block}").code == -signal.SIGKILL
         assert (state(cache), journaled(cache)) == ("absent", block)
-        resume_completes(cache)
+        resume_completes(cache, "absent")
 
 
 @pytest.mark.parametrize("pairs", [24, pytest.param(400, marks=pytest.mark.heavy)])
@@ -97,8 +94,9 @@ def test_a_kill_of_the_resume(tmp_path: Path, pairs: int) -> None:
         shutil.rmtree(cache, ignore_errors=True)
         assert run(cache, fault=f"kill@{first}").code == -signal.SIGKILL
         run(cache, fault=f"kill@{second}")
-        assert state(cache) in ("absent", "complete")
-        resume_completes(cache)
+        before = state(cache)
+        assert before in ("absent", "complete")
+        resume_completes(cache, before)
 
 
 @pytest.mark.skipif(
@@ -130,20 +128,17 @@ def test_a_kill_at_every_mutating_system_call(tmp_path: Path, part: int) -> None
 @pytest.mark.slow
 def test_random_kills_on_the_same_cache(tmp_path: Path) -> None:
     rng, cache, kills = random.Random(2), tmp_path / "cache", 0
-    environment = {"PYTHONPATH": str(Path(worker.__file__).parents[2])}
-    command = [sys.executable, worker.__file__, str(cache), "--slow", "0.2"]
     while state(cache) != "complete":
         before = len(list(cache.glob("staging/*/journal/*.json")))
-        with subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
-        ) as process:
-            # by progress, not by the clock, so that a busy machine sees the same: after the next finished block …
-            while process.poll() is None and len(list(cache.glob("staging/*/journal/*.json"))) <= before:
-                time.sleep(0.005)
-            time.sleep(0.3 * rng.random())  # … anywhere between it and the one after the next
-            if process.poll() is None:
-                process.kill()
-                kills += 1
+        running = Running(cache, "--slow", "0.2")
+        # by progress, not by the clock, so that a busy machine sees the same: after the next finished block …
+        while running.process.is_alive() and len(list(cache.glob("staging/*/journal/*.json"))) <= before:
+            time.sleep(0.005)
+        time.sleep(0.3 * rng.random())  # … anywhere between it and the one after the next
+        if running.process.is_alive():
+            running.process.kill()
+            kills += 1
+        running.end()
         assert kills < 50
     assert kills > 0
-    resume_completes(cache)
+    resume_completes(cache, "complete")

@@ -198,8 +198,19 @@ def test_the_catalog_can_be_looked_at(untouched: dict[str, Path], form: str) -> 
 def test_a_table_that_is_not_named_is_not_loaded() -> None:
     assert wanted_tables("SELECT 1 FROM Samples") == {"samples"}
     assert wanted_tables("SELECT samples_x FROM t") == set()
-    assert len(wanted_tables("FROM query_table('a' || 'b')")) == 8
-    assert len(wanted_tables("show tables")) == 8
+    every = {
+        "coordinates",
+        "entries",
+        "masks",
+        "metrics",
+        "predictions",
+        "results",
+        "runs",
+        "samples",
+        "segments",
+    }
+    assert wanted_tables("FROM query_table('a' || 'b')") == every
+    assert wanted_tables("show tables") == every
 
 
 def test_time_is_up_after_the_time_given(untouched: dict[str, Path]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,19 +9,13 @@ import pytest
 from fmcache.errors import CorruptCache, MissingEntry
 from fmcache.store.cache import open_cache
 from fmcache.store.maintenance import verify
-from tests.fault import worker
-from tests.fault.harness import BLOCKS, run, state
+from tests.fault.harness import BLOCKS, Running, run, state
 
 
 def three(cache: Path, *flags: str) -> list[tuple[int, str, str]]:
-    command = [sys.executable, worker.__file__, str(cache), "--slow", "0.02", "--only-extract", *flags]
-    environment = {"PYTHONPATH": str(Path(worker.__file__).parents[2])}
-    processes = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-        for _ in range(3)
-    ]
-    outputs = [process.communicate(timeout=120) for process in processes]
-    return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+    writers = [Running(cache, "--slow", "0.02", "--only-extract", *flags) for _ in range(3)]
+    ends = [writer.end() for writer in writers]
+    return [(end.code, end.out, end.err) for end in ends]
 
 
 @pytest.mark.slow

@@ -115,6 +115,35 @@ def test_an_entry_that_is_being_written_is_not_touched(cache: Cache) -> None:
         purge(cache, ["p1"], dry_run=False)
 
 
+def begin(cache: Cache, dataset: str, part: str) -> Path:
+    """An extraction of p1's image that ends before it is published; returns its staging directory."""
+    document = {**cache.entry(MODEL, DATASET).document, "of": f"{dataset} {part}"}
+    units = pl.DataFrame({"input_digest": [sha("image 3")], "slice": [0]})
+    rows = units.with_columns(sample_id=pl.lit("003")).select("sample_id", "slice", "input_digest")
+    before = set((cache.path / "staging").glob("*"))
+    with cache.segment(MODEL, dataset, "image", document, units, rows, d=6, part=part) as writer:
+        writer.write(0, embedding(sha("image 3"))[None].astype("f4"))
+    (made,) = (path for path in set((cache.path / "staging").glob("*")) - before if path.is_dir())
+    return made
+
+
+def test_unfinished_work_of_array_jobs_and_probes_goes_too(cache: Cache) -> None:
+    """Also that of an entry of which nothing is published yet; work on a dataset without the patient stays."""
+    theirs = [begin(cache, DATASET, part) for part in ("", "0/2", "1/2")]
+    another = begin(cache, "another-study", "0/2")
+    probe = cache.path / "staging" / ("ab" * 8)
+    probe.mkdir()
+    (probe / "0.npz").write_bytes(b"scores of p1")
+    rows = purge(cache, ["p1"])
+    assert all(path.exists() for path in [*theirs, another, probe])
+    assert {row["path"] for row in rows if row["path"].startswith("staging")} == {
+        path.relative_to(cache.path).as_posix() for path in [*theirs, probe]
+    }
+    purge(cache, ["p1"], dry_run=False)
+    assert not any(path.exists() for path in [*theirs, probe])
+    assert another.exists()
+
+
 def test_a_purge_killed_at_every_named_point_can_be_repeated(tmp_path: Path) -> None:
     """After the kill: what is published is whole. After the repetition: nothing of the patient is left."""
     points: list[str] = []
