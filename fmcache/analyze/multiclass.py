@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fmcache.analyze.areas import Floats
+from fmcache.analyze.areas import Floats, areas_of
 from fmcache.analyze.bootstrap import Resamples
 from fmcache.analyze.calibration import BINS, SMALLEST, bin_of
 from fmcache.analyze.cases import OVERALL, Setting, patient_codes
@@ -24,6 +24,7 @@ from fmcache.analyze.groups import Bins, Grouping, group_by
 from fmcache.analyze.metrics import DEFINITION, Metric, ratio
 from fmcache.analyze.metrics import auc as area
 from fmcache.analyze.partitions import Partition
+from fmcache.analyze.permutation import dealing
 from fmcache.analyze.references import named_references
 from fmcache.analyze.rows import in_order
 from fmcache.analyze.scores import SumCase, Values, sum_rows
@@ -122,10 +123,11 @@ def multiclass_rows(
     )
     resamples = Resamples(patients, setting.draws, setting.seed)
     extra = [_macro_auc(truth, score, patient, patients, one, resamples, setting) for one in groupings]
+    dealt = [_macro_auc_of_permuted(truth, score, patient, one, setting) for one in groupings]
     columns = _columns(truth, score, probability)
     case = SumCase(
         label, 0, columns, lambda s: _values(s, len(classes), probability), MULTICLASS, patient, groupings,
-        np.zeros(len(first), bool), extra, [MACRO.get(name, name) for name in setting.family],
+        np.zeros(len(first), bool), extra, dealt, [MACRO.get(name, name) for name in setting.family],
     )  # fmt: skip
     references = named_references(groupings, patient, setting.reference)
     keys = ("run_id", "model", "dataset", "usage", "method")
@@ -185,3 +187,32 @@ def _macro_auc(
         drawn = resamples.tally(plan(y, score[:, k], patient, patients, [part], auprc=False)).auc
         total = total + np.concatenate([np.array(points)[:, None], drawn], axis=1)
     return {"auc_macro": total / score.shape[1]}
+
+
+def _macro_auc_of_permuted(
+    truth: Any, score: Floats, patient: Any, grouping: Grouping, setting: Setting
+) -> Values:
+    """[groups, permutations], of the groups that the other metrics' null gaps are of."""
+    if setting.permutations < 1 or len(grouping.known) < 2:
+        return {}
+    rows, size = np.isin(grouping.codes, grouping.known), len(grouping.names)
+    truth, score = truth[rows], score[rows]
+    unit, units, chunks, deal = dealing(
+        np.zeros(len(truth), bool),
+        patient[rows],
+        grouping.codes[rows],
+        size,
+        setting.permutations,
+        setting.seed,
+    )
+    everyone = Partition(np.zeros(len(truth), np.int64), 1)
+    areas = [
+        areas_of(truth == k, score[:, k].astype(np.float64), unit, units, [everyone])[0]
+        for k in range(score.shape[1])
+    ]
+    pieces = []
+    for some in chunks:
+        weights = deal(some)
+        mean = np.mean([one.under(weights, auprc=False)[2][0] for one in areas], axis=0)
+        pieces.append(mean.reshape(size, -1))
+    return {"auc_macro": np.concatenate(pieces, axis=1)}

@@ -37,7 +37,7 @@ class SumCase:
     columns : [n, k]. of : sums [groups, k, b] → metric → [groups, b]. metrics : what is known of each metric.
     strata : [n], truth that permuted groups keep; all False if there is none.
     extra : per grouping, metric → [groups, 1 + b], values that are no function of sums (first column: the rows
-    themselves); without a null gap.
+    themselves). extra_null : the same of permuted groups, [groups, permutations] (`dealing` with these strata).
     family : the metrics whose differences to the reference are corrected for their number.
     spreads : the disparities.
     """
@@ -51,6 +51,7 @@ class SumCase:
     groupings: Sequence[Grouping]
     strata: Bools
     extra: Sequence[Values] = ()
+    extra_null: Sequence[Values] = ()
     family: Sequence[str] = ()
     spreads: Mapping[str, Disparity] = field(default_factory=lambda: DISPARITIES)
 
@@ -86,7 +87,7 @@ def sum_rows(
         if grouping.attribute:
             reference = references.get(grouping.attribute)
             family += _difference_rows(rows, case, grouping, values, reference, setting)
-            _spread_rows(rows, case, grouping, values, overall, setting)
+            _spread_rows(rows, case, i, values, overall, setting)
     label = {"label": case.label, "seed": case.seed, "threshold": None, "threshold_policy": ""}
     return [row | label for row in rows.finish()], family
 
@@ -156,10 +157,11 @@ def _difference_rows(
 
 
 def _spread_rows(
-    rows: Rows, case: SumCase, grouping: Grouping, values: Values, overall: Values, setting: Setting
+    rows: Rows, case: SumCase, i: int, values: Values, overall: Values, setting: Setting
 ) -> None:
+    grouping = case.groupings[i]
     known = np.array(grouping.known, np.int64)
-    null = _null(case, grouping, setting)
+    null = _null(case, i, setting)
     for metric, numbers in values.items():
         use = known[~np.isnan(numbers[known, 0])]
         where = {
@@ -187,8 +189,9 @@ def _spread_rows(
         rows.plain({**where, "disparity": "gap_p"}, p, None, remark)
 
 
-def _null(case: SumCase, grouping: Grouping, setting: Setting) -> Values | None:
+def _null(case: SumCase, i: int, setting: Setting) -> Values | None:
     """metric → [known groups, permutations], of groups dealt anew over the patients."""
+    grouping = case.groupings[i]
     known = grouping.known
     if setting.permutations < 1 or len(known) < 2:
         return None
@@ -203,5 +206,5 @@ def _null(case: SumCase, grouping: Grouping, setting: Setting) -> Values | None:
     for some in chunks:
         flat = sums.under(deal(some))[0]  # [k, groups · permutations]
         pieces.append(flat.reshape(len(flat), size, -1).transpose(1, 0, 2))
-    found = case.of(np.concatenate(pieces, axis=2))
+    found = {**case.of(np.concatenate(pieces, axis=2)), **(case.extra_null[i] if case.extra_null else {})}
     return {name: numbers[np.array(known, np.int64)] for name, numbers in found.items()}

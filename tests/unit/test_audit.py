@@ -264,6 +264,23 @@ def test_classes_together_have_a_family_of_differences_too() -> None:
     )
 
 
+def test_the_gap_of_the_macro_auc_has_its_gap_by_chance() -> None:
+    data = table(900)
+    random = np.random.default_rng(2)
+    noise = random.dirichlet([1, 1, 1], 900) * 4 * (data["sex"].to_numpy() == "female")[:, None]
+    worse = data.with_columns(pl.Series(f"p_{k}", (data[f"p_{k}"].to_numpy() + noise[:, i]) / (1 + noise.sum(axis=1)))
+                              for i, k in enumerate(("mel", "nv", "bcc")))  # fmt: skip
+    for frame, fair in ((data, True), (worse, False)):
+        found = fmcache.audit(
+            frame, label="dx", score=["p_mel", "p_nv", "p_bcc"], by=["sex"], patient="pid", draws=50
+        )
+        null = found.filter(label="dx", metric="auc_macro", disparity="gap_null").row(0, named=True)
+        gap = value(found, "auc_macro", "gap", label="dx", attribute="sex")
+        assert 0 <= null["ci_low"] < null["value"] < null["ci_high"] < 0.08
+        assert (gap < null["ci_high"]) == fair
+        assert (value(found, "auc_macro", "gap_p", label="dx", attribute="sex") > 0.05) == fair
+
+
 def test_numbers_a_sample_have_a_family_of_differences_too() -> None:
     from fmcache.analyze.values import audit_values
 
