@@ -50,18 +50,26 @@ def represent(
         say('No t-SNE: scikit-learn is not installed. For it: pip install "fmcache[maps]"')
     names = [part.strip() for part in by.split(",") if part.strip()] if by else None
     store = open_store(cache)
-    tables, maps = [], []
+    tables, maps, refused = [], [], None
     for entry in entries_of(store, model, dataset):
         held = store.embeddings(entry.model, entry.dataset, key=entry.key)
         rows = chosen_rows(held.samples, most, seed)
         x, samples = held.rows(rows, "float32").reshape(len(rows), -1), held.samples[rows.tolist()]
         say(f"{entry.model} on {entry.dataset}: {len(rows):,} of {held.n:,} images, one a patient.")
-        found = separability(x, samples, names, seed=seed)
+        try:
+            made = coordinates(x, samples, entry, wanted, seed)
+            found = separability(x, samples, names, seed=seed)
+        except UsageError as error:  # of this entry; the others can still be mapped
+            refused = error
+            say(f"warning: left out. {error.what} {error.found}")
+            continue
         tables.append(
             found.select(pl.lit(entry.model).alias("model"), pl.lit(entry.dataset).alias("dataset"), pl.all())
         )
-        maps.append(coordinates(x, samples, entry, wanted, seed))
-        store.publish_coordinates(maps[-1])
+        store.publish_coordinates(made)
+        maps.append(made)
+    if refused is not None and not tables:
+        raise refused
     say(
         f'Stored: {" and ".join(wanted)}. fmcache report draws them; fmcache sql "SELECT * FROM coordinates" has them.'
     )

@@ -159,3 +159,16 @@ def test_the_command_measures_and_maps_every_entry(tmp_path: Path) -> None:
     assert pl.read_csv(tmp_path / "m.csv")["x"].to_list() == pytest.approx(held.sort("model")["x"].to_list())
     wrong = fmcache("represent", "--cache", "cache", "--model", "onn", cwd=tmp_path, code=6)
     assert "Did you mean one?" in wrong.err
+
+
+def test_an_entry_that_cannot_be_mapped_does_not_stop_the_others(tmp_path: Path) -> None:
+    table, x = probe_study.samples()
+    store = open_cache(tmp_path / "cache", create=True)
+    probe_study.store(store, "flat", table, np.ones_like(x))
+    alone = fmcache("represent", "--cache", "cache", "--projection", "pca", cwd=tmp_path, code=2)
+    assert "All 120 patients of flat on cohort have the same embedding." in alone.err
+    probe_study.store(store, "good", table, x)
+    done = fmcache("represent", "--cache", "cache", "--projection", "pca", cwd=tmp_path)
+    assert {row["model"] for row in done.rows} == {"good"}
+    assert "warning: left out. All 120 patients of flat" in done.err
+    assert open_cache(tmp_path / "cache").coordinates()["model"].unique().to_list() == ["good"]

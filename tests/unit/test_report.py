@@ -24,7 +24,7 @@ from fmcache.analyze.report import build
 from fmcache.analyze.report.build import build_report, key_sentences
 from fmcache.analyze.report.chosen import choose_runs
 from fmcache.analyze.report.cloud import READINGS, clouds, stored_maps
-from fmcache.analyze.report.compare import comparisons, front_sentence
+from fmcache.analyze.report.compare import comparisons, front_sentence, more_is_better
 from fmcache.analyze.report.compare_figures import front_figure
 from fmcache.analyze.report.curves import precision_recall, roc
 from fmcache.analyze.report.decision import _above, decision_figure
@@ -293,6 +293,16 @@ def test_the_coefficients_of_a_method_are_a_path_in_the_front() -> None:
 
 def test_one_view_is_no_comparison() -> None:
     assert comparisons([_run("good", 0.9, 0.1, 0.8, 0.9)]) == []
+
+
+@pytest.mark.parametrize(
+    ("metric", "compared"),
+    [("auc", True), ("auc_macro", True), ("dsc", True), ("dice_liver", True), ("fpr", False), ("ece_debiased", False),
+     ("hd95", False), ("prevalence", False), ("volume_error", False)],
+)  # fmt: skip
+def test_only_what_is_better_when_larger_goes_into_the_front(metric: str, compared: bool) -> None:
+    """The axes of the front say where better is; a column without a direction cannot be placed."""
+    assert more_is_better(metric) == compared
 
 
 # -------------------------------------------------------------------------------------------- curves and explorer

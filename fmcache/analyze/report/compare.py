@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fmcache.analyze.groups import UNKNOWN
-from fmcache.analyze.report.views import LOSSES, Attribute, Group, Number, View
+from fmcache.analyze.metrics import METRICS
+from fmcache.analyze.multiclass import MULTICLASS
+from fmcache.analyze.report.views import Attribute, Group, Number, View
 from fmcache.analyze.report.wording import metric_name, spoken
+from fmcache.analyze.values import metric_of
 
 MOST_STUDIES = 6  # studies that are drawn; the overview has all
 
@@ -61,11 +64,16 @@ class Comparison:
     paths: Sequence[Path] = ()
 
 
+def more_is_better(metric: str) -> bool:
+    """Whether a larger value is the better one; of an unknown column it is not known, so it is not compared."""
+    return ({**METRICS, **MULTICLASS}.get(metric) or metric_of(metric)).better == "higher"
+
+
 def studies(views: Sequence[View]) -> list[list[View]]:
     """The views of each dataset, label and split that has at least two, in the order of their first."""
     found: dict[tuple[str, str, str, str], list[View]] = {}
     for view in views:
-        if view.overall.why is None and view.measured[0] not in LOSSES:
+        if view.overall.why is None and more_is_better(view.measured[0]):
             found.setdefault((view.text("dataset"), view.label, view.split, view.measured[0]), []).append(
                 view
             )

@@ -33,7 +33,6 @@ PREFERRED = (
     "ece",
     "brier",
 )
-LOSSES = ("hd95", "asd", "ece", "brier", "log_loss", "fpr", "fnr")  # less is better
 # rows that hold what a gap would be without any true difference, and its p-value
 NULL_GAP, P_VALUE, EQUIVALENCE = "gap_null", "gap_p", "gap_equivalence"
 NAMED_HIDDEN = (
