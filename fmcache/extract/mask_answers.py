@@ -23,7 +23,7 @@ from fmcache.extract.options import ExtractOptions
 from fmcache.extract.registry import LoadedModel
 from fmcache.store.masks import pack_mask, shape_text
 
-PROMPTS_AT_ONCE = {False: 64, True: 8}  # of pictures, of volumes
+PROMPTS_AT_ONCE, OF_VOLUMES = 64, 8
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,12 @@ _View = tuple[Picture, np.ndarray]  # with what is asked for: one object, or all
 
 
 class Answerer:
-    """Runs a segmentation model; halves its batch when the device has no memory left.
+    """Runs a segmentation model; halves its batch, then its prompts at once, when the device has no memory left.
 
     Attributes
     ----------
     shape : of one array row: classes, prompts, masks, and the size of the logits. batch : pictures at once, now.
+    most : prompts at once, now.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Answerer:
         self.classes, self.asked, self.options, self.meter = classes, asked, options, meter
         self.batch = options.batch
         self.volumes = bool(model.card.options.get("volumes"))
+        self.most = OF_VOLUMES if self.volumes else PROMPTS_AT_ONCE
         # such a model sees the part of a volume around the object, else every object is asked of the same input
         self.around = self.volumes and model.preprocess.fit == "crop"
         self.kept = self.segmenter.masks if asked.multimask == "all" else 1
@@ -97,9 +99,8 @@ class Answerer:
                     views.append((picture, inside))
                 shape = shape_text(inside.shape)
                 new_truths.append((unit, slice, picture.digest, name, shape, pixels, pack_mask(inside)))
-                if (
-                    self.around
-                ):  # points are given inside of what the model sees, even if the object is larger
+                if self.around:
+                    # a click lies in what the model sees, even if the object is larger
                     part = self.model.preprocess.within(inside)
                     inside = part if part.any() else inside
                 for kind in self.asked.prompts:
@@ -138,24 +139,20 @@ class Answerer:
 
     def _part(self, views: list[_View], prompts: Mapping[str, list[Any]]) -> list[Any]:
         found: list[Any] = []
-        most = PROMPTS_AT_ONCE[self.volumes]
         with torch.inference_mode(), self._context():
             frames, places = self._see(views)
             with self.meter.stage("model"):
                 maps = self.segmenter.encode(frames)
                 for kind, of in prompts.items():
-                    for start in range(0, len(of), most):
-                        part = of[start : start + most]
+                    for start in range(0, len(of), self.most):
+                        part = of[start : start + self.most]
                         inside = np.stack([places(place, points) for place, _, _, points in part])
                         given = torch.from_numpy(inside).float().to(maps.device)
                         pick = maps[[place for place, *_ in part]]
                         boxes = given.flatten(1) if kind in BOXES else None
                         points = None if kind in (*BOXES, *TEXTS) else given
-                        said = (
-                            [self._say([self.classes[number] for _, _, number, _ in part])]
-                            if kind in TEXTS
-                            else []
-                        )
+                        names = [self.classes[number] for _, _, number, _ in part]
+                        said = [self._say(names)] if kind in TEXTS else []
                         low, iou = self.segmenter.decode(pick, points, boxes, *said)
                         masks, ious = low.float().cpu().numpy(), iou.float().cpu().numpy()
                         found += [((kind, one), (masks[i], ious[i])) for i, one in enumerate(part)]
@@ -190,9 +187,12 @@ class Answerer:
     def _halve(self, error: Exception) -> None:
         if self.options.device.startswith("cuda"):
             torch.cuda.empty_cache()
+        if self.batch == 1 and self.most > 1:
+            self.most //= 2
+            return
         if self.batch == 1:
             raise FmcacheError(
-                f"{self.model.card.id} does not fit into the memory of {self.options.device}, even with one picture.",
+                f"{self.model.card.id} does not fit into the memory of {self.options.device}, even with one prompt.",
                 str(error).splitlines()[0],
                 "Use a device with more memory, a smaller model, or --autocast bf16.",
             ) from None
