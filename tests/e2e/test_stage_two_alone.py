@@ -44,6 +44,7 @@ for line in (
     ["metrics", "--cache", "cache"],
     ["sql", "--cache", "cache",
      "SELECT sex, auc(y, score) AS auc, count(*) AS n FROM predictions GROUP BY sex ORDER BY sex"],
+    ["represent", "--cache", "cache", "--projection", "pca,tsne"],
     ["report", "--cache", "cache", "--out", "report.html"],
     ["audit", "foreign.csv", "--label", "y", "--score", "p", "--by", "sex"],
     ["cache", "verify", "--cache", "cache"],
@@ -108,3 +109,4 @@ def test_everything_after_the_extraction_runs_without_torch_and_without_a_networ
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "some-model" in page
     assert "finding" in page
+    assert "Neighbours in the embedding (t-SNE)" in page
