@@ -16,6 +16,8 @@
 
 Every message has three lines: what happened, with the values; what is actually there; what to type. ``str(error)``
 is those lines. No error carries a sample or patient id unless the user asked to see ids.
+
+One thing is a warning (`ForeignCache`): a cache that belongs to another user.
 """
 
 from __future__ import annotations
@@ -105,3 +107,7 @@ class Interrupted(FmcacheError):
     def __init__(self, what: str, found: str = "", do: str = "", signal: int = 2) -> None:
         super().__init__(what, found, do)
         self.exit_code = 128 + signal
+
+
+class ForeignCache(UserWarning):
+    """The cache belongs to another user."""

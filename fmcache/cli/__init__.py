@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from types import ModuleType
+from typing import Any
 
 from fmcache.cli import analyze, cache, datasets, demo, dice, extract, probe, rank, report, represent, sql  # noqa: F401
 from fmcache.cli.options import state
 from fmcache.cli.root import app
-from fmcache.errors import FmcacheError
+from fmcache.errors import FmcacheError, ForeignCache
 from fmcache.output import say
 
 __all__ = ["app", "main"]
@@ -22,9 +24,21 @@ def _help_without_markdown() -> None:
         sys.modules.setdefault("rich.markdown", stub)
 
 
+def _plain_warnings() -> None:
+    """Our own warning is its text; where in the code it was raised is of no use to who types a command."""
+    before = warnings.formatwarning
+
+    def plain(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
+        own = issubclass(category, ForeignCache)
+        return f"{message}\n" if own else before(message, category, *where, **line)
+
+    warnings.formatwarning = plain
+
+
 def main() -> None:
     """Run the command line; expected failures are three lines and an exit code, never a traceback."""
     _help_without_markdown()
+    _plain_warnings()
     try:
         app()
     except FmcacheError as error:

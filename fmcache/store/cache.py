@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fmcache.errors import AmbiguousEntry, DiskFull, MissingEntry, StorageError, UsageError
+from fmcache.errors import AmbiguousEntry, DiskFull, ForeignCache, MissingEntry, StorageError, UsageError
 from fmcache.store.arrays import ArrayPlan
 from fmcache.store.catalog import write_catalog
 from fmcache.store.coordinates import publish_coordinates, read_coordinates
@@ -58,6 +59,10 @@ def open_cache(path: str | Path, *, create: bool = False, verify: str = "crc32c"
     ------
     MissingEntry : there is no cache at `path`. UsageError : something else is there. CorruptCache : it is damaged, or
     of a newer format. StorageError : everyone may write to it.
+
+    Warns
+    -----
+    ForeignCache : it belongs to another user, who can write any number into it.
     """
     if verify not in VERIFY:
         raise UsageError(
@@ -90,13 +95,17 @@ def open_cache(path: str | Path, *, create: bool = False, verify: str = "crc32c"
     if create:
         with storage_errors("writing the catalog", where):
             write_catalog(where)
-    if os.stat(where).st_mode & stat.S_IWOTH:
+    info = os.stat(where)
+    if info.st_mode & stat.S_IWOTH:
         raise StorageError(
             f"Every user of this machine may write to {where}.",
             "Its numbers could not be trusted, and patients' data lie in it.",
             f"Type: chmod 700 {where}",
         )
     read_document(where / IDENTITY, "cache")
+    if info.st_uid != os.geteuid():
+        told = f"The cache {where} belongs to another user (uid {info.st_uid}): trust its numbers as you trust them. "
+        warnings.warn(told + "Files that you write into it only you can read.", ForeignCache, stacklevel=2)
     return Cache(where, verify)
 
 

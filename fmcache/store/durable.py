@@ -216,6 +216,15 @@ def remove_tree(path: Path) -> None:
             shutil.rmtree(path)
 
 
+def discard(path: Path) -> None:
+    """`remove_tree` behind one rename, so that another process that still works in there finds all of it or nothing:
+    it can never publish what is half deleted."""
+    aside = path.with_name(f"deleted-{uuid.uuid4().hex[:16]}")
+    with suppress(FileNotFoundError):
+        path.rename(aside)
+        remove_tree(aside)
+
+
 def sweep_partials(folder: Path, *, older_than: float = 0.0) -> None:
     """Remove what a killed `put` left in one directory.
 

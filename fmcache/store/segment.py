@@ -20,13 +20,14 @@ from fmcache.store.arrays import cast, encode, file_check
 from fmcache.store.documents import write_document
 from fmcache.store.durable import (
     PARTIAL,
+    discard,
     fault_point,
     fsync_path,
     make_directory,
-    remove_tree,
     storage_errors,
     write_durably,
 )
+from fmcache.store.manifest import NAME as MANIFEST
 from fmcache.store.manifest import describe, write_manifest
 from fmcache.store.schema import QUARANTINE_COLUMNS, ROW_COLUMNS, empty
 from fmcache.store.tables import write_table
@@ -221,7 +222,7 @@ class SegmentWriter:
                 with suppress(
                     OSError
                 ):  # others may still write into it; `fmcache cache gc` takes what is left
-                    remove_tree(self._space.path)
+                    discard(self._space.path)
                 return None
             raise
 
@@ -230,7 +231,7 @@ class SegmentWriter:
         if missing := [block.index for block in self.blocks if block.index not in space.journal]:
             raise ValueError(f"blocks {missing[:5]} were never written")
         if self.units.height and self._already_stored(self.units):
-            remove_tree(space.path)
+            discard(space.path)
             return None
         fault_point("publish:begin")
         chunks = {
@@ -283,7 +284,7 @@ class SegmentWriter:
             fsync_path(self._segments)
             fsync_path(space.path)
             fault_point("publish:after_fsync")
-        remove_tree(space.path)
+        discard(space.path)
         fault_point("publish:end")
         return final
 
@@ -302,6 +303,8 @@ class SegmentWriter:
                     return None
 
     def _remove_strays(self, folder: Path, expected: set[str]) -> None:
+        """What no manifest will name. A manifest stays: ours replaces it, or another process is about to rename it."""
+        expected.add(MANIFEST)
         for file in sorted(folder.rglob("*")):
             if not file.is_dir() and file.relative_to(folder).as_posix() not in expected:
                 file.unlink(missing_ok=True)

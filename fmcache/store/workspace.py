@@ -24,11 +24,11 @@ from fmcache.errors import Busy, CorruptCache
 from fmcache.store.arrays import ArrayPlan, metadata, parse_metadata
 from fmcache.store.documents import read_document, write_document
 from fmcache.store.durable import (
+    discard,
     fault_point,
     is_real_directory,
     make_directory,
     put,
-    remove_tree,
     storage_errors,
 )
 from fmcache.store.keys import digest, file_digest
@@ -136,7 +136,7 @@ def open_workspace(path: Path, *, key: str, wanted: pl.DataFrame, plan: ArrayPla
     make_directory(path.parent, inside=path.parent.parent)
     earlier = _read_plan(path, key, plan) if is_real_directory(path) else None
     if earlier is None:
-        remove_tree(path)
+        discard(path)
         make_directory(path / SEGMENT / ARRAY, inside=path.parent)
         make_directory(path / JOURNAL, inside=path.parent)
         fault_point("workspace:created")

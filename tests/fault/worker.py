@@ -12,6 +12,7 @@ import hashlib
 import os
 import sys
 import time
+from functools import cache as once
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,12 @@ ATTRIBUTES = ["female", "male"]
 
 
 def digests(n: int = UNITS) -> list[str]:
-    return [hashlib.sha256(f"unit {i}".encode()).hexdigest() for i in range(n)]
+    return list(_digests(n))
+
+
+@once
+def _digests(n: int) -> tuple[str, ...]:
+    return tuple(hashlib.sha256(f"unit {i}".encode()).hexdigest() for i in range(n))
 
 
 def value(digest: str, jitter: int = 0) -> np.ndarray:

@@ -12,7 +12,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fmcache.errors import AmbiguousEntry, Busy, CorruptCache, DatasetError, MissingEntry, UsageError
+from fmcache.errors import (
+    AmbiguousEntry,
+    Busy,
+    CorruptCache,
+    DatasetError,
+    ForeignCache,
+    MissingEntry,
+    UsageError,
+)
 from fmcache.store import arrays
 from fmcache.store.arrays import ArrayPlan, cast, encode, metadata, parse_metadata
 from fmcache.store.cache import Cache, open_cache
@@ -424,6 +432,17 @@ def test_the_umask_does_not_open_anything(tmp_path: Path) -> None:
     for path in [cache.path, *cache.path.rglob("*")]:
         assert path.stat().st_mode & 0o077 == 0, path
         assert path.stat().st_mode & 0o700 == (0o700 if path.is_dir() else 0o600)
+
+
+def test_a_cache_of_another_user_is_read_with_a_warning(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract(cache, table({"a": "one"}))
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.warns(ForeignCache, match=rf"belongs to another user \(uid {owner}\)"):
+        foreign = open_cache(cache.path)
+    assert foreign.embeddings("m", "study").array().shape == (1, 8)
 
 
 def test_a_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import threading
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import crc32c
@@ -13,11 +15,12 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from fmcache.store import arrays
+from fmcache.errors import StorageError
+from fmcache.store import arrays, segment
 from fmcache.store.arrays import cast, file_check
 from fmcache.store.cache import open_cache
 from fmcache.store.durable import remove_tree
-from fmcache.store.segment import Rejected
+from fmcache.store.segment import Rejected, SegmentWriter
 from fmcache.store.tables import parse_table, table_bytes
 from tests.unit.test_store import digest_of
 
@@ -75,6 +78,39 @@ def test_rows_in_the_order_of_the_units_are_those_of_the_join(tmp_path: Path, ba
     assert found[0][1].equals(found[1][1])
     assert found[0][0]["row"].to_list() == [i for i in range(20) if i not in bad]
     assert found[0][1]["row"].to_list() == list(bad)
+
+
+def test_a_second_publisher_leaves_the_first_its_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a working lock: one stands before its rename while the other clears the directory and then fails."""
+    cache = open_cache(tmp_path / "cache", create=True)
+    units = pl.DataFrame({"input_digest": [digest_of("a"), digest_of("b")], "slice": [0, 0]})
+    rows = units.select(pl.Series("sample_id", ["a", "b"]), "slice", "input_digest")
+    honest = segment.fault_point
+
+    def begin() -> AbstractContextManager[SegmentWriter]:
+        return cache.segment("m", "study", "image", {"k": 1}, units, rows, d=2, lock=False)
+
+    with begin() as first, begin() as second:
+        for writer in (first, second):
+            writer.write(0, np.ones((2, 2), np.float32))
+
+        def meanwhile(name: str) -> None:
+            if name == "publish:before_rename":
+                monkeypatch.setattr(segment, "fault_point", honest)
+                with monkeypatch.context() as broken:
+                    broken.setattr(segment, "write_manifest", refuse)
+                    with pytest.raises(StorageError):
+                        second.publish({})
+
+        monkeypatch.setattr(segment, "fault_point", meanwhile)
+        assert first.publish({}) is not None
+    assert cache.entry("m", "study").segments[0].rows.height == 2
+
+
+def refuse(*_: object) -> None:
+    raise OSError(errno.EIO, "injected")
 
 
 def test_only_columns_that_repeat_have_a_dictionary() -> None:
