@@ -259,6 +259,7 @@ def clip_adapt(
     prior: Prior = "",
     fraction: Fraction = "1",
     balance: Balance = "",
+    grid: Grid = None,
     save: Save = "scores",
     allow_leakage: Leakage = False,
     dry_run: DryRun = False,

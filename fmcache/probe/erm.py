@@ -46,4 +46,5 @@ ERM = Method(
     needs_attribute=False,
     streams=True,
     protocols=("convex", "paper", "fairmedfm"),
+    adapts=("paper", "fairmedfm"),
 )

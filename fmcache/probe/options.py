@@ -17,7 +17,6 @@ SOLVERS = ("lbfgs", "ridge")
 SELECT = ("auc", "worst")
 UNCERTAIN = ("", "u-ignore", "u-zero", "u-one")
 CLASS_WEIGHTS = ("none", "balanced")
-ADAPTABLE = ("erm", "resampling", "resampling-label", "reweighing")
 SAVE = ("scores", "none")
 
 
@@ -142,11 +141,18 @@ class Options:
                 "clip-adapt has no protocol convex.", "Prototypes of unit norm have no convex problem.",
                 "Type: --protocol paper",
             )  # fmt: skip
-        if stray := [name for name in self.methods if name not in ADAPTABLE]:
-            raise UsageError(
-                f"The method {stray[0]} does not train prototypes.", f"clip-adapt knows {', '.join(ADAPTABLE)}.",
-                "Type: fmcache probe lp --method " + stray[0],
-            )  # fmt: skip
+        for name in self.methods:
+            if not METHODS[name].adapts:
+                known = ", ".join(other for other, method in METHODS.items() if method.adapts)
+                raise UsageError(
+                    f"The method {name} does not train prototypes.", f"clip-adapt knows {known}.",
+                    f"Type: fmcache probe lp --method {name}",
+                )  # fmt: skip
+            if self.protocol not in METHODS[name].adapts:
+                raise UsageError(
+                    f"The method {name} trains no prototypes under protocol {self.protocol}.",
+                    f"It does under {', '.join(METHODS[name].adapts)}.", f"Type: --method {name} --protocol paper",
+                )  # fmt: skip
 
     def _check_method(self, name: str) -> None:
         method = METHODS[name]
@@ -154,7 +160,7 @@ class Options:
             raise UsageError(
                 f"The method {name} needs an attribute.", "None is named.", f"Type: --method {name} --attribute sex"
             )  # fmt: skip
-        if self.protocol not in method.protocols:
+        if self.usage != "clip-adapt" and self.protocol not in method.protocols:
             raise UsageError(
                 f"The method {name} has no protocol {self.protocol}.", f"It has {', '.join(method.protocols)}.",
                 f"Type: --method {name} --protocol {method.protocols[0]}",

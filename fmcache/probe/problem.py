@@ -138,7 +138,8 @@ class Method:
     needs_attribute : training needs ``--attribute``; the engine refuses without it.
     attribute_at_test : scoring needs it too; recorded in the run.
     grid : own hyper-parameters and the values tried, e.g. ``{"coefficient": (0.0, 0.1, 1.0)}``.
-    protocols : those it knows; the engine refuses others.
+    protocols : those it knows; the engine refuses others. adapts : those under which it trains prototypes
+        (clip-adapt); none for most.
     criterion : what chooses the coefficient on validation, of `fmcache.probe.mitigation.front.CRITERIA`.
     stochastic : whether another seed gives another result even under ``convex``; if not, one seed says it all.
     streams : whether it reads ``train.x`` and ``val.x`` by slices only, so that rows larger than memory can be probed.
@@ -154,6 +155,7 @@ class Method:
     attribute_at_test: bool = False
     grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     protocols: tuple[str, ...] = ("convex",)
+    adapts: tuple[str, ...] = ()
     criterion: str = "auc"
     stochastic: bool = False
     streams: bool = False

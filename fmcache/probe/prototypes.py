@@ -13,8 +13,9 @@ the text embeddings as the model gives them and are scaled to unit norm in every
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -59,30 +60,34 @@ def fit_zero_shot(problem: Problem) -> Solution:
     """Nothing is trained; with several sets of prototypes validation chooses (``template`` -1 is the ensemble)."""
     of = problem.prototypes
     assert of is not None
-    return _solution(of.start, of, tuple({"template": float(t)} for t in of.templates))
+    return solution_of(of.start, of, tuple({"template": float(t)} for t in of.templates))
 
 
-def _solution(
-    start: Float[np.ndarray, "m c 2 d"], of: Prototypes, hyper: tuple[dict[str, float], ...]
+def solution_of(
+    start: Float[np.ndarray, "m c 2 d"],
+    of: Prototypes,
+    hyper: tuple[dict[str, float], ...],
+    facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> Solution:
+    """The probe that these prototypes are: linear on unit rows, or the maximum over an image's vectors."""
     u = unit(start)
     if of.tokens == 1:
         w = of.scale * (u[:, :, 1] - u[:, :, 0])
-        return Solution(hyper, w, np.zeros(w.shape[:2]), unit_norm=True)
+        return Solution(hyper, w, np.zeros(w.shape[:2]), unit_norm=True, facts=facts)
 
     def logits(x: np.ndarray, group: np.ndarray) -> np.ndarray:
         parts = unit(x.reshape(len(x), of.tokens, -1).astype(np.float64))
         cosine = np.einsum("nkd,mctd->nkmct", parts, u).max(axis=1)
         return of.scale * (cosine[..., 1] - cosine[..., 0])
 
-    return Solution(hyper, logits=logits)
+    return Solution(hyper, logits=logits, facts=facts)
 
 
 def adapted(kept: Sequence[tuple[int, Any]], problem: Problem) -> Solution:
     """The trained prototypes [c, 2, d] of every epoch that validation may choose."""
     assert problem.prototypes is not None
     start = np.stack([np.asarray(p, np.float64) for _, p in kept])
-    return _solution(start, problem.prototypes, tuple({"epoch": float(epoch)} for epoch, _ in kept))
+    return solution_of(start, problem.prototypes, tuple({"epoch": float(epoch)} for epoch, _ in kept))
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def test_group_dro_is_algorithm_1(by_label: bool) -> None:
     count_of = len(n_group)
     shift, width = standardise(study.x, study.y)
     code = cells.code[:, 0] if by_label else cells.code[:, 0] // 2
-    gradient = group_dro.step_gradient_by_label if by_label else group_dro.step_gradient
+    gradient = group_dro.StepByLabel() if by_label else group_dro.Step()
     # Not at 0: there the bias's gradient over balanced cells is 0, and Adam would divide a rounding error by itself.
     begin = np.random.default_rng(4).normal(0, 0.3, 10)
     start = {"w": np.tile(begin, (2, 1, 1)), "b": np.full((2, 1), 0.4)}

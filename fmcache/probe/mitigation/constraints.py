@@ -18,6 +18,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from fmcache.probe.mitigation.adapt import adapt_penalised
 from fmcache.probe.mitigation.cells import cells_of
 from fmcache.probe.mitigation.grouped import Means, Phi, fit_grouped
 from fmcache.probe.problem import Method, Problem, Solution
@@ -56,6 +57,8 @@ def _eqodds_phi(means: Means, settings: Any) -> Any:
 
 
 def _fit(phi: Phi, problem: Problem) -> Solution:
+    if problem.prototypes is not None:
+        return adapt_penalised(problem, problem.prototypes, by_label=phi is _eqodds_phi)
     coefficients = np.asarray(problem.grid["coefficient"], np.float64)
     cells = cells_of(problem.train.y, problem.train.group, len(problem.groups))
     fit = fit_grouped(phi, problem, cells, [coefficients[:, None]])
@@ -79,6 +82,7 @@ DP = Method(
     summary="A penalty on the differences between groups of the mean score (demographic parity).",
     source="after Bechavod & Ligett 2017; variance over groups",
     grid={"coefficient": COEFFICIENTS},
+    adapts=("paper",),
     criterion="dp_gap",
 )
 EQODDS = Method(
@@ -87,5 +91,6 @@ EQODDS = Method(
     summary="The same penalty within the positives and within the negatives (equalised odds).",
     source="after Bechavod & Ligett 2017; variance over groups",
     grid={"coefficient": COEFFICIENTS},
+    adapts=("paper",),
     criterion="eqodds_gap",
 )

@@ -20,6 +20,8 @@ not trained on.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -27,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmcache.errors import UsageError
+from fmcache.probe.mitigation.adapt import adapt_worst
 from fmcache.probe.mitigation.cells import Cells, cells_of
 from fmcache.probe.mitigation.grouped import Means, fit_grouped
 from fmcache.probe.mitigation.minibatch import Recipe, draw_equal_groups, standardise, train
@@ -84,6 +87,10 @@ def _fit(problem: Problem, by_label: bool) -> Solution:
                 f"There are {size[:, 0].sum()} without and {size[:, 1].sum()} with it.",
                 "Leave that label out, or choose another attribute.",
             )
+    if problem.prototypes is not None:
+        return adapt_worst(
+            problem, problem.prototypes, Step if not by_label else StepByLabel, cells, by_label
+        )
     make = _optimum if problem.protocol == "convex" else _online
     return make(problem, cells, by_label)
 
@@ -105,33 +112,46 @@ def _optimum(problem: Problem, cells: Cells, by_label: bool) -> Solution:
 # ------------------------------------------------------------------------------------------- the paper's algorithm 1
 
 
-def step_gradient(params: Any, q: Any, batch: Any, fixed: Any) -> tuple[Any, Any]:
-    """Gradient of one step, and q after it; params w [q, c, d], b [q, c]; q [q, c, g].
+def linear_logits(params: Any, x: Any) -> Any:
+    """Of heads w [q, c, d], b [q, c] for x [c, B, d]: [q, c, B]."""
+    return jnp.einsum("cbd,qcd->qcb", x, params["w"]) + params["b"][:, :, None]
 
-    batch: x [c, B, d] standardised, y [c, B], group [c, B]; fixed: adjustment [q, c, g] = C/√n_g, step.
+
+@dataclass(frozen=True)
+class Step:
+    """Gradient of one step, and q [q, c, g] after it; hashable, so that it compiles once.
+
+    batch: x [c, B, d], y [c, B], group [c, B]; fixed: adjustment [q, c, g] = C/√n_g, step.
     """
-    x, y, group = batch
-    adjustment, step = fixed
-    member = jax.nn.one_hot(group, q.shape[2], dtype=x.dtype)  # [c, B, g]
-    count = member.sum(axis=1)  # [c, g]
-    there = (count > 0)[None]
 
-    def group_loss(params: Any) -> Any:
-        z = jnp.einsum("cbd,qcd->qcb", x, params["w"]) + params["b"][:, :, None]
-        loss = jnp.logaddexp(0, z) - y[None] * z
-        return jnp.einsum("qcb,cbg->qcg", loss, member) / jnp.maximum(count, 1)[None]
+    logits: Callable[[Any, Any], Any] = linear_logits
 
-    raised = q * jnp.where(there, jnp.exp(step * (group_loss(params) + adjustment)), 1)
-    q = raised / raised.sum(axis=2, keepdims=True)
-    gradient = jax.grad(lambda params: (q * jnp.where(there, group_loss(params), 0)).sum())(params)
-    return gradient, q
+    def __call__(self, params: Any, q: Any, batch: Any, fixed: Any) -> tuple[Any, Any]:
+        x, y, group = batch
+        adjustment, step = fixed
+        member = jax.nn.one_hot(group, q.shape[2], dtype=x.dtype)  # [c, B, g]
+        count = member.sum(axis=1)  # [c, g]
+        there = (count > 0)[None]
+
+        def group_loss(params: Any) -> Any:
+            z = self.logits(params, x)
+            loss = jnp.logaddexp(0, z) - y[None] * z
+            return jnp.einsum("qcb,cbg->qcg", loss, member) / jnp.maximum(count, 1)[None]
+
+        raised = q * jnp.where(there, jnp.exp(step * (group_loss(params) + adjustment)), 1)
+        q = raised / raised.sum(axis=2, keepdims=True)
+        gradient = jax.grad(lambda params: (q * jnp.where(there, group_loss(params), 0)).sum())(params)
+        return gradient, q
 
 
-def step_gradient_by_label(params: Any, q: Any, batch: Any, fixed: Any) -> tuple[Any, Any]:
+@dataclass(frozen=True)
+class StepByLabel(Step):
     """The same, for groups that are cells of group × label."""
-    x, y, group = batch
-    cell = jnp.where(group >= 0, 2 * group + y.astype(group.dtype), -1)
-    return step_gradient(params, q, (x, y, cell), fixed)
+
+    def __call__(self, params: Any, q: Any, batch: Any, fixed: Any) -> tuple[Any, Any]:
+        x, y, group = batch
+        cell = jnp.where(group >= 0, 2 * group + y.astype(group.dtype), -1)
+        return super().__call__(params, q, (x, y, cell), fixed)
 
 
 def _online(problem: Problem, cells: Cells, by_label: bool) -> Solution:
@@ -153,7 +173,7 @@ def _online(problem: Problem, cells: Cells, by_label: bool) -> Solution:
         np.float32(step),
     )
     params, q = train(
-        step_gradient_by_label if by_label else step_gradient,
+        StepByLabel() if by_label else Step(),
         start, q.astype(np.float32), fixed, problem.train, shift, width, recipe,
         lambda column, rng, count: draw_equal_groups(code[:, column], rng, count),
         [at.seed for at in problem.columns],
@@ -176,6 +196,7 @@ GROUP_DRO = Method(
     source=_SOURCE,
     grid=_GRID,
     protocols=("convex", "paper"),
+    adapts=("paper",),
     criterion="auc_worst",
 )
 GROUP_DRO_LABEL = Method(
@@ -185,5 +206,6 @@ GROUP_DRO_LABEL = Method(
     source=_SOURCE,
     grid=_GRID,
     protocols=("convex", "paper"),
+    adapts=("paper",),
     criterion="auc_worst",
 )

@@ -48,6 +48,7 @@ BY_GROUP = Method(
     summary="Every group is seen equally often.",
     source=_SOURCE,
     protocols=("convex", "paper", "fairmedfm"),
+    adapts=("paper", "fairmedfm"),
     streams=True,
 )
 BY_CELL = Method(
@@ -56,5 +57,6 @@ BY_CELL = Method(
     summary="Every group with and without the finding is seen equally often.",
     source=_SOURCE,
     protocols=("convex", "paper", "fairmedfm"),
+    adapts=("paper", "fairmedfm"),
     streams=True,
 )

@@ -39,5 +39,6 @@ REWEIGHING = Method(
     summary="Weights under which label and group are independent.",
     source="Kamiran & Calders, KAIS 2012, section 5.3",
     protocols=("convex", "paper", "fairmedfm"),
+    adapts=("paper", "fairmedfm"),
     streams=True,
 )
