@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,13 +59,15 @@ def pictures(folder: Path, images: int, kind: str) -> Path:
     return folder / "study.csv"
 
 
-def median(run: Callable[[], object], repeats: int) -> float:
-    seconds = []
+def in_turn(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each, all of them once a round: what else the machine does falls on all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
-        began = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
+        for name, run in runs.items():
+            began = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - began)
+    return seconds
 
 
 class Bench:
@@ -164,7 +166,8 @@ def parts(options: argparse.Namespace, scratch: Path) -> None:
         }
         for run in (model, seconds["end to end"]):
             run()  # warm: allocator, forkserver, files
-        took = {name: median(run, options.repeats) for name, run in seconds.items()}
+        rounds = in_turn(seconds, options.repeats)
+        took = {name: statistics.median(values) for name, values in rounds.items()}
         print(f"\n{images} {kind} images, {options.model}, batch {options.batch}, {options.autocast}")
         for name, value in took.items():
             print(f"  {name:<36}{value:8.2f} s{images / value:9.1f} images/s")
@@ -175,7 +178,8 @@ def parts(options: argparse.Namespace, scratch: Path) -> None:
         print(
             f"  model-only / end to end                         {took['model-only'] / took['end to end']:6.3f}"
         )
-        extra = took["end to end, both"] - took["end to end"]
+        both = zip(rounds["end to end, both"], rounds["end to end"], strict=True)
+        extra = statistics.median(two - one for two, one in both)
         own = took[f"model-only, {options.second}"]
         print(f"  second model, extra time / its model-only time  {extra / own:6.3f}  goal <= 1.05")
 
@@ -188,8 +192,9 @@ def together(options: argparse.Namespace, scratch: Path) -> None:
         models.append(load(name, options.device, Path(file) if file else None))
     bench = Bench(pictures(scratch / "jpeg", options.images, "jpeg"), options)
     bench.whole(models)()
-    singles = [median(bench.whole([model]), options.repeats) for model in models]
-    once = median(bench.whole(models), options.repeats)
+    runs = {str(i): bench.whole([model]) for i, model in enumerate(models)} | {"all": bench.whole(models)}
+    rounds = in_turn(runs, options.repeats)
+    *singles, once = (statistics.median(values) for values in rounds.values())
     print(f"\n{options.images} jpeg images, {', '.join(options.together)}")
     print(f"  one run each {sum(singles):8.2f} s ({', '.join(f'{value:.2f}' for value in singles)})")
     print(f"  one pass     {once:8.2f} s, {once / sum(singles):.3f} of it")
