@@ -38,10 +38,10 @@ def run_metrics(
     Raises
     ------
     MissingEntry : no run, or none of the named models and datasets.
-    UsageError : see `evaluate`.
+    UsageError : no chosen run holds scores; see `evaluate`.
     """
     progress = progress or Silent()
-    runs = chosen_runs(cache.runs(), models, datasets)
+    runs = _scored(chosen_runs(cache.runs(), models, datasets), progress)
     progress.start("metrics", len(runs), "runs")
     tables: list[pl.DataFrame] = []
     used: set[str] = set()
@@ -67,6 +67,20 @@ def run_metrics(
             f"No run has the attributes {', '.join(by)}.", _attributes(runs), "Type: --by with some of these."
         )
     return pl.concat(tables)
+
+
+def _scored(runs: list[Run], progress: Progress) -> list[Run]:
+    """Those that hold scores: a probe made with ``--save none`` keeps a summary only."""
+    bare = [run for run in runs if (run.info.get("configuration") or {}).get("save") == "none"]
+    if bare and len(bare) == len(runs):
+        raise UsageError(
+            f"{'This run holds' if len(bare) == 1 else f'These {len(bare)} runs hold'} no scores to measure.",
+            f"They were made with --save none, which keeps a summary: {', '.join(run.run_id for run in bare[:4])}.",
+            "Type: fmcache probe … --save scores",
+        )
+    if bare:
+        progress.note(f"{len(bare)} runs made with --save none hold no scores and are left out.")
+    return [run for run in runs if run not in bare]
 
 
 def _file_of(curves: Path | None, run: Run, runs: int) -> Path | None:

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from fmcache.analyze.run import run_metrics
 from fmcache.errors import MissingEntry, UsageError
 from fmcache.probe import plan as plan_module
 from fmcache.probe import run as run_module
@@ -345,6 +346,10 @@ def test_the_configuration_is_plain_json(cache: Cache) -> None:
     assert info["attribute_in_training"] is True
     assert {row["split"] for row in info["front"]} == {"val", "test"}
     assert any(row["chosen"] for row in info["front"])
+    with pytest.raises(UsageError) as caught:
+        run_metrics(cache)
+    assert str(caught.value).startswith("This run holds no scores to measure.\n")
+    assert str(caught.value).endswith("\nType: fmcache probe … --save scores")
 
 
 def test_the_worst_group_is_read_from_the_stored_scores(cache: Cache) -> None:
