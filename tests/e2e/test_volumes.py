@@ -104,7 +104,9 @@ def test_dice_of_a_real_brain(model: str, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("row\n1\n")
     (tmp_path / "brain.toml").write_text(CARD)
     weights = published(model, tmp_path / "weights")
+    prompts = ("rands", "bbox", "text", "text-bbox") if model == "segvol" else ("rands",)
     words = ["extract", "--model", model, "--checkpoint", str(weights), "--dataset", "brain.toml"]
+    words += [word for prompt in prompts for word in ("--prompt", prompt)]
     done = fmcache(*words, "--root", str(tmp_path), "--kind", "mask", "--cache", "cache", cwd=tmp_path)
     (row,) = done.rows
     assert (row["embedded"], row["rejected"]) == (1, 0)
@@ -112,7 +114,6 @@ def test_dice_of_a_real_brain(model: str, tmp_path: Path) -> None:
         "dice", "--model", model, "--dataset", "brain", "--cache", "cache", "--format", "json", cwd=tmp_path
     )
     dice = {(one["class"], one["prompt"]): one["dice"] for one in told.rows}
-    prompts = ("rands", "bbox", "text", "text-bbox") if model == "segvol" else ("rand", "rands")
     assert set(dice) == {(name, prompt) for name in REGIONS for prompt in prompts}
     head, labels = ras("ch2.nii.gz"), ras("aal.nii.gz")
     module = load_model(resolve_model(model), checkpoint=weights).network.module
