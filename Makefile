@@ -45,8 +45,9 @@ $(VENV)/.axe: | $(VENV)/.dev
 demo: $(VENV)/.demo
 	$(BIN)/fmcache demo
 
+# one process more than there are cores: tests wait for disks and for processes of their own
 test: $(VENV)/.dev $(VENV)/.axe
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --dist worksteal $(PYTEST_ARGS)
 
 test-heavy: $(VENV)/.dev
 	$(BIN)/python -m pytest -m heavy $(PYTEST_ARGS)

@@ -204,7 +204,7 @@ def _solve(
                 sums = _ADD(sums, (jnp.asarray(x, kind), y[index], weight[index]), w, b)
             return _FINISH(columns, w, sums)
 
-        v, gradient, passes = minimise_streamed(evaluate, v0, aim, limit)
+        v, gradient, passes = minimise_streamed(evaluate, v0, aim / 2, limit)  # no refinement will follow
     else:
         problem = _Problem(jnp.asarray(blocks, kind), jnp.asarray(y), jnp.asarray(weight), columns)
         v, gradient, passes = minimise(_evaluate, problem, v0, aim, limit)
