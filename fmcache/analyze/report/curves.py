@@ -61,7 +61,7 @@ def precision_recall(y: Float[ndarray, " n"], score: Float[ndarray, " n"]) -> Fl
     tp = np.r_[0.0, np.cumsum(truth)[last]]
     fp = np.r_[0.0, np.cumsum(1 - truth)[last]]
     recall = np.linspace(0, 1, GRID)[1:] if len(tp) > GRID // 4 else np.unique(tp)[1:] / positives
-    found = recall * positives
+    found = np.round(recall * positives, 9)  # 0.55 * 100 is a little more than 55
     false = np.interp(
         np.nextafter(found, 0), tp, fp
     )  # from below: a recall is reached with its fewest false alarms
