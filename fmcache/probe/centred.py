@@ -8,13 +8,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fmcache.shapes import Float
 
-_BLOCK_ROWS = {"cpu": 2048}  # a block's logits stay in cache; accelerators take larger ones
+_BLOCK_ROWS = {"cpu": 1024}  # a block and its logits stay in cache; accelerators take larger ones
 _BLOCK_ROWS_ACCELERATOR = 32768
 STREAMED_ROWS = 8192  # as many as a chunk file of the cache
+_GRAM_ROWS = (
+    32  # rows a feature from which the eigenbasis is found: more of them save no pass (docs/decisions/144)
+)
+_LINE = 64  # bytes; JAX on a CPU takes an array as it is, without a copy, if it begins at a multiple of this
 
 
 class Matrix(Protocol):
@@ -45,7 +50,7 @@ class Streamed:
     def _block(self, index: int) -> np.ndarray:
         part = self.x[index * self.rows : (index + 1) * self.rows]
         block = np.zeros((self.rows, self.shape[2]), np.float32)
-        np.subtract(part, self.mean, out=block[: len(part)], casting="unsafe")
+        np.subtract(part, self.mean.astype(np.float32), out=block[: len(part)], casting="unsafe")
         return block
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -65,7 +70,9 @@ class Centred:
     Attributes
     ----------
     blocks : [B, r, d] float32, in memory or `Streamed`. n : rows that are real.
-    mean : [d] float64. basis : [d, d] float64, eigenvectors in columns. variances : [d] float64, their eigenvalues.
+    mean : [d] float64. basis : [d, d] float64, eigenvectors in columns. variances : [d] float64, their eigenvalues;
+        of every k-th row where rows are many, so good for preconditioning and not exact.
+    scale : the mean variance of a feature, of all rows: penalties in its unit do not depend on the embedding's scale.
     """
 
     blocks: np.ndarray | Streamed
@@ -73,11 +80,15 @@ class Centred:
     mean: Float[np.ndarray, " d"]
     basis: Float[np.ndarray, "d d"]
     variances: Float[np.ndarray, " d"]
+    scale: float
 
-    @property
-    def scale(self) -> float:
-        """The mean variance of a feature; penalties in its unit do not depend on the embedding's scale."""
-        return float(self.variances.mean())
+    def on_device(self, dtype: Any) -> Any:
+        """The blocks as JAX has them; without a copy where device and dtype allow it."""
+        if isinstance(self.blocks, Streamed):
+            raise TypeError("streamed blocks do not fit in memory")
+        if dtype == self.blocks.dtype and jax.default_backend() == "cpu":
+            return jax.device_put(self.blocks, may_alias=True)
+        return jnp.asarray(self.blocks, dtype)
 
 
 def centre(x: Matrix, *, stream: bool = False) -> Centred:
@@ -94,21 +105,43 @@ def centre(x: Matrix, *, stream: bool = False) -> Centred:
     rows = min(STREAMED_ROWS if stream else usual, 1 << (n - 1).bit_length())
     count = -(-n // rows)
     mean = np.zeros(d)
-    for start in range(0, n, rows):
-        mean += x[start : start + rows].sum(axis=0, dtype=np.float64)
-    mean /= n
-    gram = np.zeros((d, d))
-    blocks: np.ndarray | Streamed
-    if stream:
-        blocks = Streamed(x, mean, rows)
-        for block in blocks:
-            gram += block.T @ block
+    for start in range(0, n, rows):  # what is subtracted, so that it need not be the mean to the last digit
+        mean += x[start : start + rows].sum(axis=0, dtype=np.float32)
+    mean = (mean / n).astype(np.float32).astype(np.float64)
+    blocks = Streamed(x, mean, rows) if stream else _centred(x, mean, count, rows)
+    gram, total, used = np.zeros((d, d)), 0.0, 0
+    every = max(1, n // (_GRAM_ROWS * d))
+    for start, part in _parts(blocks, n):
+        total += float(np.vdot(part, part))
+        some = part[-start % every :: every]
+        gram += some.T @ some
+        used += len(some)
+    variances, basis = np.linalg.eigh(gram / used)
+    return Centred(blocks, n, mean, basis, np.maximum(variances, 0), total / (n * d))
+
+
+def _parts(blocks: np.ndarray | Streamed, n: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The real rows in pieces of `STREAMED_ROWS`, each with the number of its first row."""
+    if isinstance(blocks, Streamed):
+        for index, block in enumerate(blocks):
+            yield index * blocks.rows, block[: n - index * blocks.rows]
     else:
-        blocks = np.zeros((count, rows, d), np.float32)
-        for index in range(count):
-            part = x[index * rows : (index + 1) * rows]
-            block = blocks[index, : len(part)]
-            np.subtract(part, mean, out=block, casting="unsafe")
-            gram += block.T @ block
-    variances, basis = np.linalg.eigh(gram / n)
-    return Centred(blocks, n, mean, basis, np.maximum(variances, 0))
+        rows = blocks.reshape(-1, blocks.shape[2])[:n]
+        for start in range(0, n, STREAMED_ROWS):
+            yield start, rows[start : start + STREAMED_ROWS]
+
+
+def _centred(x: Matrix, mean: Float[np.ndarray, " d"], count: int, rows: int) -> Float[np.ndarray, "B r d"]:
+    """Blocks of x - mean, the last one padded with zeros; by two threads, as memory is slow when first touched."""
+    d, shift = len(mean), mean.astype(np.float32)
+    memory = np.zeros(count * rows * d + _LINE // 4, np.float32)
+    first = -memory.ctypes.data % _LINE // 4
+    blocks = memory[first : first + count * rows * d].reshape(count, rows, d)
+
+    def fill(index: int) -> None:
+        part = x[index * rows : (index + 1) * rows]
+        np.subtract(part, shift, out=blocks[index, : len(part)], casting="unsafe")
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(fill, range(count)))
+    return blocks

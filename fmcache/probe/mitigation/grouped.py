@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmcache.probe.lbfgs import minimise
-from fmcache.probe.logistic import fit_logistic
+from fmcache.probe.logistic import fit_logistic, in_float64
 from fmcache.probe.mitigation.cells import Cells
 from fmcache.probe.problem import Problem
 from fmcache.probe.refine import affordable, flatness, refine
@@ -36,7 +36,6 @@ from fmcache.shapes import Bool, Float, Int
 
 TOLERANCE = 1e-5
 PASSES = (150, 600)  # in float32 and then in float64
-_DOUBLE_VALUES = 1 << 27
 
 
 class Means(NamedTuple):
@@ -56,7 +55,7 @@ Phi = Callable[[Means, Any], Any]
 
 
 class Objective(NamedTuple):
-    """Arrays of the compiled program: x [B, r, d]; y, share, inside [B, r, c]; code [B, r, c] int32; size [s, K]; …
+    """Arrays of the compiled program: x [B, r, d]; y, share, inside [B, c, r]; code [B, c, r] int32; size [s, K]; …
 
     share is the row's share of its column's mean loss; inside, of its cell's means.
     """
@@ -86,25 +85,25 @@ class Grouped:
 
 def evaluate(phi: Phi, p: Objective, v: Any) -> tuple[Any, Any]:
     """F [K] and its gradient in v [K, d+1]; column k = (setting · m + penalty) · c + label."""
-    k, c = v.shape[0], p.y.shape[2]
+    k, c = v.shape[0], p.y.shape[1]
     cells = p.size.shape[0]
     exact = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     w = exact(p.scale * v[:, :-1], p.basis.T)
-    b, w_t = p.scale_b * v[:, -1], w.T
+    b = p.scale_b * v[:, -1]
 
     def logits(x: Any) -> Any:
-        return (exact(x, w_t) + b[None, :]).reshape(x.shape[0], k // c, c)
+        return (exact(w, x.astype(w.dtype).T) + b[:, None]).reshape(k // c, c, x.shape[0])
 
     def means(carry: tuple[Any, Any, Any], xs: tuple[Any, ...]) -> tuple[tuple[Any, Any, Any], None]:
         x, y, share, inside, code = xs
         z = logits(x)
         small = jnp.exp(-jnp.abs(z))
-        loss = jnp.maximum(z, 0) + jnp.log1p(small) - y[:, None, :] * z
+        loss = jnp.maximum(z, 0) + jnp.log1p(small) - y[None] * z
         score = jnp.where(z >= 0, 1 / (1 + small), small / (1 + small))
-        masks = [jnp.where(code == s, inside, 0)[:, None, :] for s in range(cells)]
-        of_cell = jnp.stack([(mask * loss).sum(axis=0).reshape(k) for mask in masks])
-        scores = jnp.stack([(mask * score).sum(axis=0).reshape(k) for mask in masks])
-        whole = (share[:, None, :] * loss).sum(axis=0).reshape(k)
+        masks = [jnp.where(code == s, inside, 0)[None] for s in range(cells)]
+        of_cell = jnp.stack([(mask * loss).sum(axis=2).reshape(k) for mask in masks])
+        scores = jnp.stack([(mask * score).sum(axis=2).reshape(k) for mask in masks])
+        whole = (share[None] * loss).sum(axis=2).reshape(k)
         return (carry[0] + whole, carry[1] + of_cell, carry[2] + scores), None
 
     data = (p.x, p.y, p.share, p.inside, p.code)
@@ -116,7 +115,7 @@ def evaluate(phi: Phi, p: Objective, v: Any) -> tuple[Any, Any]:
 
     value, pull = jax.vjp(outer, loss, cell_loss, cell_score)
     d_loss, d_cell_loss, d_cell_score = (
-        each.reshape(*each.shape[:-1], k // c, c) for each in pull(jnp.ones_like(value))
+        each.reshape(*each.shape[:-1], k // c, c, 1) for each in pull(jnp.ones_like(value))
     )
 
     def gradient(carry: tuple[Any, Any], xs: tuple[Any, ...]) -> tuple[tuple[Any, Any], None]:
@@ -124,15 +123,14 @@ def evaluate(phi: Phi, p: Objective, v: Any) -> tuple[Any, Any]:
         z = logits(x)
         small = jnp.exp(-jnp.abs(z))
         score = jnp.where(z >= 0, 1 / (1 + small), small / (1 + small))
-        on_loss = share[:, None, :] * d_loss[None]
+        on_loss = share[None] * d_loss
         on_score = jnp.zeros_like(on_loss)
         for s in range(cells):
-            mask = jnp.where(code == s, inside, 0)[:, None, :]
-            on_loss = on_loss + mask * d_cell_loss[s][None]
-            on_score = on_score + mask * d_cell_score[s][None]
-        residual = on_loss * (score - y[:, None, :]) + on_score * score * (1 - score)
-        residual = residual.reshape(x.shape[0], k)
-        return (carry[0] + exact(residual.T, x), carry[1] + residual.sum(axis=0)), None
+            mask = jnp.where(code == s, inside, 0)[None]
+            on_loss = on_loss + mask * d_cell_loss[s]
+            on_score = on_score + mask * d_cell_score[s]
+        residual = (on_loss * (score - y[None]) + on_score * score * (1 - score)).reshape(k, x.shape[0])
+        return (carry[0] + exact(residual, x.astype(w.dtype)), carry[1] + residual.sum(axis=1)), None
 
     (grad_w, grad_b), _ = jax.lax.scan(gradient, (jnp.zeros_like(w), jnp.zeros(k, w.dtype)), data)
     value = value + p.lam / 2 * (w**2).sum(axis=1)
@@ -228,7 +226,7 @@ def fit_grouped(
         )
         w[late], b[late] = some, at - some @ mean
         passes += n
-    elif len(late[0]) and problem.data.blocks.size <= _DOUBLE_VALUES:
+    elif len(late[0]) and in_float64(problem.data):
         l = np.unique(late[2])
         with jax.enable_x64(True):
             v[:, :, l], norm[:, :, l], n = task.solve(_objective(phi), v[:, :, l], stages[-1], l, np.float64)
@@ -292,10 +290,10 @@ class _Task:
         def blocked(values: np.ndarray, fill: float, dtype: Any) -> Any:
             padded = np.full((count * rows, c), float(fill))
             padded[: len(values)] = values[:, l]
-            return jnp.asarray(padded.reshape(count, rows, c), dtype)
+            return jnp.asarray(padded.reshape(count, rows, c).swapaxes(1, 2), dtype)
 
         p = Objective(
-            x=jnp.asarray(data.blocks, dtype),
+            x=data.on_device(np.float32),
             y=blocked(np.nan_to_num(self.problem.train.y), 0, dtype),
             share=blocked(self.share, 0, dtype),
             inside=blocked(self.inside, 0, dtype),
