@@ -10,7 +10,6 @@ import polars as pl
 
 from fmcache.analyze.evaluate import Evaluation, evaluate
 from fmcache.analyze.findings import Finding, finding_rows
-from fmcache.analyze.groups import Bins, parse_bins
 from fmcache.analyze.metrics import DEFINITION
 from fmcache.analyze.multiclass import class_columns, multiclass_rows
 from fmcache.analyze.reading import (
@@ -27,6 +26,7 @@ from fmcache.analyze.reading import (
 from fmcache.analyze.thresholds import fixed_threshold
 from fmcache.errors import UsageError
 from fmcache.store.cache import Cache
+from fmcache.store.groups import Bins, parse_bins
 from fmcache.store.schema import ATTRIBUTE, PREDICTION_COLUMNS, RESULT_COLUMNS
 
 

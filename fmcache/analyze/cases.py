@@ -11,7 +11,6 @@ import polars as pl
 
 from fmcache.analyze.areas import Bools, Floats, Ints
 from fmcache.analyze.calibration import recalibrate
-from fmcache.analyze.groups import Bins, Grouping, group_by
 from fmcache.analyze.influence import auc_influence
 from fmcache.analyze.metrics import METRICS, Tally, is_probability, tally
 from fmcache.analyze.parallel import side_by_side
@@ -19,6 +18,7 @@ from fmcache.analyze.partitions import Partition
 from fmcache.analyze.permutation import PERMUTATIONS
 from fmcache.analyze.thresholds import choose_threshold, chosen_on_test, fixed_threshold, needs_validation
 from fmcache.errors import UsageError
+from fmcache.store.groups import Bins, Grouping, group_by
 
 FLOOR = 10  # fewest positives, negatives or samples that a number may be a mean over
 OVERALL = "overall"

@@ -19,7 +19,6 @@ from fmcache.analyze.bootstrap import Resamples
 from fmcache.analyze.calibration import BINS, SMALLEST
 from fmcache.analyze.cases import Case, Setting
 from fmcache.analyze.disparities import UNDEFINED, gap, skew
-from fmcache.analyze.groups import AGE_GROUPS, UNKNOWN, Grouping
 from fmcache.analyze.metrics import DEFINITION, auc, ratio
 from fmcache.analyze.partitions import Partition
 from fmcache.analyze.rows import NAN, Rows
@@ -27,6 +26,7 @@ from fmcache.analyze.sums import sums_of
 from fmcache.analyze.thresholds import choose_threshold
 from fmcache.analyze.weighted import plan
 from fmcache.errors import UsageError
+from fmcache.store.groups import AGE_GROUPS, UNKNOWN, Grouping
 
 DEFINITIONS: dict[str, str] = {
     "fmcache": "the default, this page",

@@ -38,7 +38,6 @@ from fmcache.analyze.disparities import (
     mean_gap,
 )
 from fmcache.analyze.findings import Finding, data_findings, finding_rows, result_findings, setting_findings
-from fmcache.analyze.groups import attribute_names
 from fmcache.analyze.influence import (
     clustered_variance,
     independent_variance,
@@ -52,6 +51,7 @@ from fmcache.analyze.rows import NAN, Rows, in_order
 from fmcache.analyze.thresholds import fixed_threshold
 from fmcache.analyze.weighted import Plan, plan
 from fmcache.errors import UsageError
+from fmcache.store.groups import attribute_names
 from fmcache.store.schema import PREDICTION_COLUMNS, RESULT_COLUMNS, conform, empty
 
 __all__ = ["FLOOR", "OVERALL", "Evaluation", "Setting", "evaluate"]

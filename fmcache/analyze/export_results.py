@@ -9,10 +9,10 @@ from typing import Any
 
 import polars as pl
 
-from fmcache.analyze.groups import UNKNOWN
 from fmcache.analyze.report.views import NAMED_HIDDEN, OVERALL, gives_away, hidden_places
 from fmcache.analyze.suppression import Place, Why
 from fmcache.errors import UsageError
+from fmcache.store.groups import UNKNOWN
 
 NUMBERS = ("value", "ci_low", "ci_high", "threshold")
 COUNTS = ("n", "n_pos", "n_patients")

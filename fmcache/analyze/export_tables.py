@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fmcache.analyze.groups import UNKNOWN
 from fmcache.analyze.report.views import HIDDEN, Attribute, Number, View
 from fmcache.analyze.report.wording import clean, spoken
+from fmcache.store.groups import UNKNOWN
 
 Style = Literal["latex", "markdown"]
 _LATEX = {

@@ -14,8 +14,8 @@ import polars as pl
 
 from fmcache.analyze.cases import Setting
 from fmcache.analyze.differences import Member
-from fmcache.analyze.groups import UNKNOWN, Bins, bmi_can_be_cut, group_names
 from fmcache.analyze.thresholds import chosen_on_test
+from fmcache.store.groups import UNKNOWN, Bins, bmi_can_be_cut, group_names
 from fmcache.store.schema import ATTRIBUTE
 
 Severity = Literal["note", "warning", "problem"]

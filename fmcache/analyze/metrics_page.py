@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from fmcache.analyze.cases import FLOOR
 from fmcache.analyze.definitions import DEFINITIONS
 from fmcache.analyze.disparities import COMPOSITES, DISPARITIES
-from fmcache.analyze.groups import AGE_LIMITS, MISSING_WORDS, UNKNOWN
 from fmcache.analyze.intervals import MOST_UNDEFINED
 from fmcache.analyze.metrics import METRICS, Metric
 from fmcache.analyze.multiclass import MULTICLASS
 from fmcache.analyze.permutation import COUNTED, PERMUTATIONS, SMALLEST_P
 from fmcache.analyze.thresholds import POLICIES
 from fmcache.analyze.values import VALUES
+from fmcache.store.groups import AGE_LIMITS, MISSING_WORDS, UNKNOWN
 
 PAGE = """# Metrics and disparities
 

@@ -20,7 +20,6 @@ from fmcache.analyze.calibration import BINS, SMALLEST, bin_of
 from fmcache.analyze.cases import OVERALL, Setting, patient_codes
 from fmcache.analyze.differences import family_rows
 from fmcache.analyze.findings import Finding, family_findings
-from fmcache.analyze.groups import Bins, Grouping, group_by
 from fmcache.analyze.metrics import DEFINITION, Metric, ratio
 from fmcache.analyze.metrics import auc as area
 from fmcache.analyze.partitions import Partition
@@ -30,6 +29,7 @@ from fmcache.analyze.rows import in_order
 from fmcache.analyze.scores import SumCase, Values, sum_rows
 from fmcache.analyze.weighted import plan
 from fmcache.errors import UsageError
+from fmcache.store.groups import Bins, Grouping, group_by
 from fmcache.store.schema import RESULT_COLUMNS
 
 _NONE: Any = None  # these metrics are functions of sums, not of a Tally

@@ -10,8 +10,8 @@ from typing import Any
 import narwhals as nw
 import polars as pl
 
-from fmcache.analyze.groups import MISSING_WORDS, MOST_NUMBERS
 from fmcache.errors import UsageError
+from fmcache.store.groups import MISSING_WORDS, MOST_NUMBERS
 
 SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val",

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fmcache.analyze.areas import Ints
-from fmcache.analyze.groups import Grouping
 from fmcache.errors import UsageError
+from fmcache.store.groups import Grouping
 
 
 def named_references(

@@ -15,8 +15,8 @@ import polars as pl
 
 from fmcache.analyze.areas import Floats, Ints
 from fmcache.analyze.cases import patient_codes
-from fmcache.analyze.groups import attribute_names, group_by
 from fmcache.analyze.permutation import chance
+from fmcache.store.groups import attribute_names, group_by
 
 MOST = 2000  # patients; a seeded choice of them beyond
 PERMUTATIONS = 199

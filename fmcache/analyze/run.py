@@ -10,11 +10,11 @@ from typing import Any
 import polars as pl
 
 from fmcache.analyze.evaluate import evaluate
-from fmcache.analyze.groups import attribute_names
 from fmcache.errors import MissingEntry, UsageError
 from fmcache.progress import Progress, Silent
 from fmcache.store.cache import Cache
-from fmcache.store.runs import Run
+from fmcache.store.groups import attribute_names
+from fmcache.store.runs import Run, holds_no_scores
 from fmcache.store.schema import ATTRIBUTE
 
 
@@ -71,7 +71,7 @@ def run_metrics(
 
 def _scored(runs: list[Run], progress: Progress) -> list[Run]:
     """Those that hold scores: a probe made with ``--save none`` keeps a summary only."""
-    bare = [run for run in runs if (run.info.get("configuration") or {}).get("save") == "none"]
+    bare = [run for run in runs if holds_no_scores(run.info)]
     if bare and len(bare) == len(runs):
         raise UsageError(
             f"{'This run holds' if len(bare) == 1 else f'These {len(bare)} runs hold'} no scores to measure.",

@@ -17,13 +17,13 @@ from fmcache.analyze.bootstrap import Resamples
 from fmcache.analyze.cases import Setting
 from fmcache.analyze.differences import UNDECIDED, Member, equivalence, two_sided
 from fmcache.analyze.disparities import DISPARITIES, UNDEFINED, Disparity, applies, gap
-from fmcache.analyze.groups import Grouping
 from fmcache.analyze.intervals import interval
 from fmcache.analyze.metrics import Metric
 from fmcache.analyze.partitions import Partition
 from fmcache.analyze.permutation import chance, dealing
 from fmcache.analyze.rows import NAN, Rows
 from fmcache.analyze.sums import sums_of
+from fmcache.store.groups import Grouping
 
 Values = Mapping[str, Floats]  # metric → [groups, b]
 

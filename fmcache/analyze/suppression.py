@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from fmcache.analyze.groups import UNKNOWN
+from fmcache.store.groups import UNKNOWN
 
 Why = Literal["small", "complement"]
 Place = tuple[str, str]  # attribute, group

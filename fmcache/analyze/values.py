@@ -21,7 +21,6 @@ from fmcache.analyze.definitions import check_definitions
 from fmcache.analyze.differences import Member, family_rows
 from fmcache.analyze.disparities import DISPARITIES, Disparity
 from fmcache.analyze.findings import Finding, family_findings, finding_rows, group_findings
-from fmcache.analyze.groups import Bins, Grouping, group_by
 from fmcache.analyze.metrics import DEFINITION, Metric, ratio
 from fmcache.analyze.reading import (
     attribute,
@@ -38,6 +37,7 @@ from fmcache.analyze.rows import in_order
 from fmcache.analyze.scores import SumCase, sum_rows
 from fmcache.errors import UsageError
 from fmcache.store.cache import Cache
+from fmcache.store.groups import Bins, Grouping, group_by
 from fmcache.store.schema import ATTRIBUTE, PREDICTION_COLUMNS, RESULT_COLUMNS
 
 _NONE: Any = None  # a mean is a function of sums, not of a Tally

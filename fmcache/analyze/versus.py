@@ -19,7 +19,6 @@ from fmcache.analyze.cases import Case, Setting, cases_of, threshold_columns
 from fmcache.analyze.differences import UNDECIDED, equivalence, two_sided
 from fmcache.analyze.disparities import COMPOSITES, mean_gap
 from fmcache.analyze.findings import Finding, finding_rows
-from fmcache.analyze.groups import attribute_names
 from fmcache.analyze.metrics import DEFINITION, METRICS, why_undefined
 from fmcache.analyze.multiplicity import benjamini_hochberg, holm
 from fmcache.analyze.rows import NAN, Rows
@@ -28,6 +27,7 @@ from fmcache.analyze.weighted import plan
 from fmcache.errors import MissingEntry, UsageError
 from fmcache.progress import Progress, Silent
 from fmcache.store.cache import Cache
+from fmcache.store.groups import attribute_names
 from fmcache.store.runs import Run
 from fmcache.store.schema import RESULT_COLUMNS
 

@@ -100,9 +100,9 @@ def _setting(
     family: str, engine: str, draws: int, level: float, seed: int, floor: int,
 ) -> dict[str, Any]:  # fmt: skip
     """The options of `cases.Setting`, and definition."""
-    from fmcache.analyze.groups import parse_bins
     from fmcache.analyze.references import parse_references
     from fmcache.errors import UsageError
+    from fmcache.store.groups import parse_bins
 
     if engine not in ("exact", "fast"):
         raise UsageError(f"There is no engine {engine!r}.", "Engines: exact, fast.", "Type: --engine exact")

@@ -52,6 +52,11 @@ class Run:
             raise damaged("parameters.npz", str(error)) from None
 
 
+def holds_no_scores(info: Mapping[str, Any]) -> bool:
+    """Whether a run was made with ``--save none``: it keeps a summary only."""
+    return (info.get("configuration") or {}).get("save") == "none"
+
+
 def publish_run(
     cache: Path,
     info: Mapping[str, Any],

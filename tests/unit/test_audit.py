@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 import fmcache
 from fmcache.analyze.curves import CURVE_COLUMNS
-from fmcache.analyze.groups import parse_bins
 from fmcache.analyze.metrics import auc
 from fmcache.cli import app
 from fmcache.errors import UsageError
+from fmcache.store.groups import parse_bins
 
 
 def table(n: int = 600) -> pl.DataFrame:

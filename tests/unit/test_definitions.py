@@ -117,7 +117,7 @@ def test_the_es_column_of_the_papers_table_2() -> None:
 def test_the_paper_cuts_age_at_60_and_bmi_in_four() -> None:
     from fmcache.analyze.definitions import merged
     from fmcache.analyze.findings import data_findings
-    from fmcache.analyze.groups import attribute_names, group_by
+    from fmcache.store.groups import attribute_names, group_by
 
     ages = [20.0, 45.0, 59.0, 60.0, 75.0, 30.0, 31.0, 32.0, 33.0, 34.0, 35.0, None]
     bmis = [18.4, 18.5, 24.9, 25.0, 29.9, 30.0, 41.0, 22.0, 23.0, 24.0, 26.0, None]

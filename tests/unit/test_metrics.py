@@ -10,12 +10,12 @@ import pytest
 
 from fmcache.analyze.bootstrap import patient_weights
 from fmcache.analyze.evaluate import evaluate
-from fmcache.analyze.groups import as_groups, attribute_names, group_by
 from fmcache.analyze.intervals import interval
 from fmcache.analyze.metrics import METRICS, auc, auprc, brier, ece, tally, why_undefined
 from fmcache.analyze.metrics_page import metrics_page
 from fmcache.analyze.thresholds import choose_threshold
 from fmcache.errors import UsageError
+from fmcache.store.groups import as_groups, attribute_names, group_by
 from fmcache.store.schema import RESULT_COLUMNS
 
 Y = np.array([0, 0, 0, 0, 1, 1, 1, 0, 1, 1], bool)

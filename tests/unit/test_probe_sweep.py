@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from fmcache.analyze.report.build import build_report
 from fmcache.analyze.run import run_metrics
 from fmcache.errors import MissingEntry, UsageError
 from fmcache.probe import plan as plan_module
@@ -105,6 +106,8 @@ def test_an_interrupted_sweep_goes_on_at_its_block(cache: Cache, monkeypatch: py
         )
         assert auc == pytest.approx(roc_auc_score(mine["y"], mine["score"]), abs=1e-4)
     assert cache.run(run_id).predictions().height == 0
+    with pytest.raises(MissingEntry, match="--save none, which keeps a summary"):
+        build_report(cache, cache.path / "report.html", runs=[run_id])
     assert not list((cache.path / "staging").glob("probe-*/"))
 
 

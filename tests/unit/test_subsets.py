@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
+import pytest
 
-from fmcache.analyze.groups import group_by
+from fmcache.errors import UsageError
 from fmcache.probe.subsets import Subset, choose_samples, subsets_of
 from fmcache.probe.truth import groups_of
 
@@ -75,16 +76,24 @@ def test_names() -> None:
     assert subsets_of((1.0,), "")[0].name == ""
 
 
-def test_groups_are_those_of_the_metrics() -> None:
+def test_groups_of_probes() -> None:
     table = pl.DataFrame(
         {
             "attribute.sex": ["F", " M", None, "N/A", "F", "unknown"] * 5,
             "attribute.age": [20.0, 45.5, 60.0, None, -1.0, 119.0] * 3 + [float(a) for a in range(25, 37)],
-            "attribute.code": [1.0, 2.0, float("nan"), 1.0, 2.0, -1.0] * 5,
+            "attribute.bmi": [17.0, 24.9, 25.0, 41.5, None, float("nan")] * 3 + [18.5 + a for a in range(12)],
         }
     )
-    for by in ("sex", "age_group", "code", "sex*age_group"):
-        codes, names = groups_of(table, by)
-        theirs = group_by(table, by)
-        ours = [names[code] if code >= 0 else "unknown" for code in codes]
-        assert ours == [theirs.names[code] for code in theirs.codes]
+    expected = {
+        "sex": ["F", "M", None, None, "F", None],
+        "age_group": ["0-39", "40-59", "60+", None, None, "60+"],
+        "bmi": ["underweight", "normal", "overweight", "obese", None, None],
+        "sex*age_group": ["F*0-39", "M*40-59", None, None, None, None],
+    }
+    for attribute, first in expected.items():
+        codes, names = groups_of(table, attribute)
+        assert [names[code] if code >= 0 else None for code in codes[:6]] == first
+        assert list(names) == sorted(names)
+        assert "unknown" not in names
+    with pytest.raises(UsageError, match="Type: --attribute age_group"):
+        groups_of(table.with_columns(pl.lit("adult").alias("attribute.age_group")), "age")

@@ -12,9 +12,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fmcache.analyze.groups import UNKNOWN
 from fmcache.analyze.report.views import View
 from fmcache.analyze.report.wording import count, metric_name, policy_text, spoken
+from fmcache.store.groups import UNKNOWN
 
 
 @dataclass(frozen=True)

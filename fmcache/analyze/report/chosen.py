@@ -12,6 +12,7 @@ import polars as pl
 from fmcache.analyze.report.views import View, views, warnings
 from fmcache.analyze.report.wording import clean
 from fmcache.errors import MissingEntry, UsageError
+from fmcache.store.runs import holds_no_scores
 
 
 class RunLike(Protocol):
@@ -71,6 +72,13 @@ def _choose(
     evaluated = set(results["run_id"].unique())
     ready = [run for run in available if run.run_id in evaluated]
     without = [run for run in available if run.run_id not in evaluated]
+    if not ready and all(holds_no_scores(run.info) for run in without):
+        many = f"{len(available)} runs were" if len(available) > 1 else f"The run {available[0].run_id} was"
+        raise MissingEntry(
+            "There are no results to report on.",
+            f"{many} made with --save none, which keeps a summary and no scores to measure.",
+            "Type: fmcache probe … --save scores",
+        )
     if not ready:
         many = f"{len(available)} runs are" if len(available) > 1 else f"The run {available[0].run_id} is"
         raise MissingEntry(
@@ -82,7 +90,7 @@ def _choose(
             run.run_id,
         ]
     )
-    return ready, without
+    return ready, [run for run in without if not holds_no_scores(run.info)]
 
 
 def _named(name: str, available: Sequence[RunLike]) -> RunLike:

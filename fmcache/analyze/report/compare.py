@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fmcache.analyze.groups import UNKNOWN
 from fmcache.analyze.metrics import METRICS
 from fmcache.analyze.multiclass import MULTICLASS
 from fmcache.analyze.report.views import Attribute, Group, Number, View
 from fmcache.analyze.report.wording import metric_name, spoken
 from fmcache.analyze.values import metric_of
+from fmcache.store.groups import UNKNOWN
 
 MOST_STUDIES = 6  # studies that are drawn; the overview has all
 

@@ -17,9 +17,9 @@ import numpy as np
 import polars as pl
 from numpy import ndarray
 
-from fmcache.analyze.groups import UNKNOWN
 from fmcache.analyze.report.views import Group
 from fmcache.shapes import Bool, Float, Int
+from fmcache.store.groups import UNKNOWN
 
 STOPS = 100  # steps of the slider before neighbours are joined
 LEAST = 5  # a group takes part from LEAST × floor patients on: with fewer the slider would have no stops

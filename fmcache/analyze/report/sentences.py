@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fmcache.analyze.groups import UNKNOWN
 from fmcache.analyze.report.views import Attribute, Disparities, Number, View
 from fmcache.analyze.report.wording import DASH, count, decimal, metric_name, p_value, percent, spoken
+from fmcache.store.groups import UNKNOWN
 
 SHARES = ("tpr", "fpr")  # told in per cent
 COMPARED = ("auc", "tpr", "fpr")  # on one scale from 0 to 1, so that their gaps can be compared

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from fmcache.analyze.groups import UNKNOWN, group_by
 from fmcache.analyze.report.curves import Bin, calibration, precision_recall, roc
 from fmcache.analyze.report.figures import SERIES, Series
 from fmcache.analyze.report.views import Attribute, Group, View
 from fmcache.errors import UsageError
 from fmcache.shapes import Float
+from fmcache.store.groups import UNKNOWN, group_by
 
 FEW_SCORES = 2  # a score with no more values than this is a decision, not a probability
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import polars as pl
 
-from fmcache.analyze.groups import UNKNOWN
 from fmcache.analyze.report.wording import LONGEST_NAME, clean, spoken
 from fmcache.analyze.suppression import Cell, Place, Why, suppress
+from fmcache.store.groups import UNKNOWN
 
 GROUP_METRICS = ("auc", "tpr", "fpr", "ece")
 # where there is no AUC (segmentation, several classes): these before others

@@ -1,4 +1,4 @@
-"""From attribute columns to groups: names, missing values, ages, intersections."""
+"""From attribute columns to groups: names, missing values, ages, intersections; the same for probes and audits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from fmcache.analyze.partitions import ranked
 from fmcache.errors import UsageError
 from fmcache.store.schema import ATTRIBUTE
 
@@ -72,14 +71,16 @@ def bmi_can_be_cut(table: pl.DataFrame, name: str) -> bool:
     return column is not None and column.dtype.is_numeric() and column.n_unique() > MOST_NUMBERS
 
 
-def group_by(table: pl.DataFrame, by: str, bins: Mapping[str, Bins] | None = None) -> Grouping:
+def group_by(
+    table: pl.DataFrame, by: str, bins: Mapping[str, Bins] | None = None, option: str = "--by"
+) -> Grouping:
     """The groups of an attribute or of an intersection ("sex*age_group" → "female*60+").
 
     A row that lacks one of the attributes of an intersection is in its group ``unknown``.
 
     Parameters
     ----------
-    bins : attribute → where its numbers are cut.
+    bins : attribute → where its numbers are cut. option : how the user names an attribute, for errors.
 
     Raises
     ------
@@ -88,14 +89,20 @@ def group_by(table: pl.DataFrame, by: str, bins: Mapping[str, Bins] | None = Non
     parts = [part.strip().removeprefix(ATTRIBUTE) for part in by.split("*")]
     names, codes = [""], np.zeros(len(table), np.int64)
     for k, part in enumerate(parts):
-        values = group_names(table, part, bins or {})
+        values = group_names(table, part, bins or {}, option)
         mine = values.unique().to_list()
         which = values.cast(pl.Enum(mine)).to_physical().to_numpy()
-        pairs, codes = ranked(codes * len(mine) + which, len(names) * len(mine))
+        pairs, codes = _ranked(codes * len(mine) + which, len(names) * len(mine))
         names = [_joined(names[pair // len(mine)], mine[pair % len(mine)], k) for pair in pairs]
     order = sorted(set(names), key=lambda name: (name == UNKNOWN, name))
     place = {name: k for k, name in enumerate(order)}
     return Grouping("*".join(parts), tuple(order), np.array([place[name] for name in names])[codes])
+
+
+def _ranked(codes: npt.NDArray[np.int64], size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The codes (in 0 … size - 1) that occur, rising, and the place among them of every one."""
+    there = np.bincount(codes, minlength=size) > 0
+    return np.flatnonzero(there), (np.cumsum(there) - 1)[codes]
 
 
 def _joined(left: str, right: str, k: int) -> str:
@@ -104,7 +111,7 @@ def _joined(left: str, right: str, k: int) -> str:
     return UNKNOWN if UNKNOWN in (left, right) else f"{left}*{right}"
 
 
-def group_names(table: pl.DataFrame, name: str, bins: Mapping[str, Bins]) -> pl.Series:
+def group_names(table: pl.DataFrame, name: str, bins: Mapping[str, Bins], option: str = "--by") -> pl.Series:
     """The group of every row by one attribute; raises as `group_by`."""
     if name in bins and ATTRIBUTE + name in table.columns:
         return cut(table[ATTRIBUTE + name], bins[name])
@@ -116,12 +123,14 @@ def group_names(table: pl.DataFrame, name: str, bins: Mapping[str, Bins]) -> pl.
         raise unknown_attribute(name, table)
     column = table[ATTRIBUTE + name]
     if problem := _too_many(column):
-        do = f"Type: --bins {name}=40:60   (or name:limit:name:limit:name)"
+        cut_up = f"--bins {name}=40:60" if option == "--by" else ""
         if name == "age":
-            do = "Type: --by age_group   (a column of the dataset), or --bins age=40:60"
-        elif not column.dtype.is_numeric():
+            do = f"Type: {option} age_group   (a column of the dataset)" + f", or {cut_up}" * bool(cut_up)
+        elif column.dtype.is_numeric() and cut_up:
+            do = f"Type: {cut_up}   (or name:limit:name:limit:name)"
+        else:
             do = "Add a column with groups."
-        raise UsageError(f"The attribute {name} has {problem}; metrics need groups.", "", do)
+        raise UsageError(f"The attribute {name} has {problem}; groups are needed.", "", do)
     return as_groups(column)
 
 
