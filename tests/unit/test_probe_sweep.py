@@ -334,7 +334,7 @@ def test_uncertain_labels_follow_the_policy(tmp_path: Path) -> None:
         ({"select": "worst"}, "select=worst needs groups.\n"),
         ({"usage": "clip-adapt"}, "clip-adapt has no protocol convex.\n"),
         ({"grid": {"coefficient": (1.0,)}}, "No method has the hyper-parameter coefficient.\n"),
-        ({"attribute": "sx", "methods": ("reweighing",)}, "The cache holds no attribute sx.\n"),
+        ({"attribute": "sx", "methods": ("reweighing",)}, "There is no attribute sx.\n"),
     ],
 )  # fmt: skip
 def test_what_means_nothing_is_said(cache: Cache, how: dict[str, Any], says: str) -> None:
