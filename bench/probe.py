@@ -249,13 +249,13 @@ def stream(x: np.ndarray, y: np.ndarray) -> None:
 
 
 def memory(x: np.ndarray, y: np.ndarray) -> None:
-    """Peak of a process that only reads the rows and fits, against the goal of twice the matrix + 500 MB."""
+    """Peak of a process that only reads the rows and fits, against the goal of twice the matrix + 500 MB (Linux)."""
     code = (
-        "import resource, sys, numpy as np\n"
+        "import re, sys, numpy as np\n"
         "from fmcache.probe.logistic import fit_logistic\n"
         "x, y = np.load(sys.argv[1] + '/x.npy'), np.load(sys.argv[1] + '/y.npy')\n"
         f"fit_logistic(x, y, [{LAM}])\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 * 1.024)"
+        "print(int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) * 1.024e-3)"
     )
     with tempfile.TemporaryDirectory() as folder:
         for name, values in (("x", x), ("y", y)):

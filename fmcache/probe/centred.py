@@ -104,11 +104,11 @@ def centre(x: Matrix, *, stream: bool = False) -> Centred:
     # a few rows are padded to a power of two, so that studies of about one size share one compiled program
     rows = min(STREAMED_ROWS if stream else usual, 1 << (n - 1).bit_length())
     count = -(-n // rows)
-    mean = np.zeros(d)
-    for start in range(0, n, rows):  # what is subtracted, so that it need not be the mean to the last digit
-        mean += x[start : start + rows].sum(axis=0, dtype=np.float32)
-    mean = (mean / n).astype(np.float32).astype(np.float64)
-    blocks = Streamed(x, mean, rows) if stream else _centred(x, mean, count, rows)
+    with ThreadPoolExecutor(1 if stream else 2) as threads:
+        # what is subtracted: it need not be the mean to the last digit
+        mean = sum(threads.map(lambda at: x[at : at + rows].sum(axis=0, dtype=np.float32), range(0, n, rows)))
+        mean = (mean / n).astype(np.float32).astype(np.float64)
+        blocks = Streamed(x, mean, rows) if stream else _blocks(x, mean, count, rows, threads)
     gram, total, used = np.zeros((d, d)), 0.0, 0
     every = max(1, n // (_GRAM_ROWS * d))
     for start, part in _parts(blocks, n):
@@ -131,7 +131,9 @@ def _parts(blocks: np.ndarray | Streamed, n: int) -> Iterator[tuple[int, np.ndar
             yield start, rows[start : start + STREAMED_ROWS]
 
 
-def _centred(x: Matrix, mean: Float[np.ndarray, " d"], count: int, rows: int) -> Float[np.ndarray, "B r d"]:
+def _blocks(
+    x: Matrix, mean: Float[np.ndarray, " d"], count: int, rows: int, threads: ThreadPoolExecutor
+) -> Float[np.ndarray, "B r d"]:
     """Blocks of x - mean, the last one padded with zeros; by two threads, as memory is slow when first touched."""
     d, shift = len(mean), mean.astype(np.float32)
     memory = np.zeros(count * rows * d + _LINE // 4, np.float32)
@@ -142,6 +144,5 @@ def _centred(x: Matrix, mean: Float[np.ndarray, " d"], count: int, rows: int) ->
         part = x[index * rows : (index + 1) * rows]
         np.subtract(part, shift, out=blocks[index, : len(part)], casting="unsafe")
 
-    with ThreadPoolExecutor(2) as threads:
-        list(threads.map(fill, range(count)))
+    list(threads.map(fill, range(count)))
     return blocks
