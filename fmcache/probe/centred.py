@@ -16,9 +16,7 @@ from fmcache.shapes import Float
 _BLOCK_ROWS = {"cpu": 1024}  # a block and its logits stay in cache; accelerators take larger ones
 _BLOCK_ROWS_ACCELERATOR = 32768
 STREAMED_ROWS = 8192  # as many as a chunk file of the cache
-_GRAM_ROWS = (
-    32  # rows a feature from which the eigenbasis is found: more of them save no pass (docs/decisions/144)
-)
+_GRAM_ROWS = 32  # rows a feature that give the eigenbasis: more of them save no pass (docs/decisions/144)
 _LINE = 64  # bytes; JAX on a CPU takes an array as it is, without a copy, if it begins at a multiple of this
 
 
