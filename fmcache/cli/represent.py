@@ -19,7 +19,9 @@ def represent(
     by: Annotated[str | None, typer.Option(help="Attributes: sex,race. Default: all.")] = None,
     projection: Annotated[
         str | None,
-        typer.Option(help='Maps to store: pca,tsne. Default: both; t-SNE needs scikit-learn (the extra maps).'),
+        typer.Option(
+            help="Maps to store: pca,tsne. Default: both; t-SNE needs scikit-learn (the extra maps)."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the maps to a file too: .parquet or .csv.")] = None,
     most: Annotated[int, typer.Option(min=20, help="Most patients; a seeded choice beyond.")] = 2000,
