@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from fmcache.store.groups import ranked
+
 Ints = npt.NDArray[np.int64]
-DENSE = 16  # possible codes a sample, up to which codes are marked rather than sorted
 
 
 @dataclass(frozen=True)
@@ -27,20 +28,6 @@ class Partition:
         few = self.size < 2**16
         order = np.argsort(self.codes.astype(np.uint16) if few else self.codes, kind="stable")
         return np.split(order, np.cumsum(np.bincount(self.codes, minlength=self.size))[:-1])
-
-
-def ranked(codes: Ints, size: int) -> tuple[Ints, Ints]:
-    """The codes (in 0 … size − 1) that occur, rising, and the place among them of every one [n].
-
-    >>> ranked(np.array([7, 2, 7]), 9)
-    (array([2, 7]), array([1, 0, 1]))
-    """
-    if size > DENSE * len(codes):
-        there, place = np.unique(codes, return_inverse=True)
-        return there, place
-    marked = np.zeros(size, bool)
-    marked[codes] = True
-    return np.flatnonzero(marked), (np.cumsum(marked) - 1)[codes]
 
 
 def finest(partitions: Sequence[Partition]) -> Partition:

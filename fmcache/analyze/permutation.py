@@ -18,8 +18,9 @@ from fmcache.analyze.areas import Bools, Floats, Ints
 from fmcache.analyze.bootstrap import CHUNK
 from fmcache.analyze.metrics import Tally
 from fmcache.analyze.parallel import side_by_side
-from fmcache.analyze.partitions import Partition, ranked
+from fmcache.analyze.partitions import Partition
 from fmcache.analyze.weighted import Plan, concatenate, plan
+from fmcache.store.groups import ranked
 
 PERMUTATIONS = 100
 COUNTED = 10  # permutations that reach the observed gap, from which on their share is the p-value

@@ -126,14 +126,16 @@ def fit_logistic(
     late = np.nonzero(gradient > tolerance)
     small = affordable(data, len(late[0]))
     if coarse:
-        _, gradient, more = _solve(asked, v, np.inf, jnp.float32)
+        _, gradient, more = _solve(asked, v, np.inf, jnp.float32, _place(asked, jnp.float32))
         excess, tolerance, passes = gradient**2 / 2, COARSE * 10, passes + more
     elif len(late[0]) and not small and in_float64(data):
         j, l = (np.unique(each) for each in late)
         grid = np.ix_(j, l)
         some = _Ask(data, truth[:, l], weight[:, l], prevalence[l], lam[j])
         with jax.enable_x64(True):
-            v[grid], gradient[grid], more = _solve(some, v[grid], tolerance / 10, jnp.float64)
+            v[grid], gradient[grid], more = _solve(
+                some, v[grid], tolerance / 10, jnp.float64, _place(some, jnp.float64)
+            )
         passes += more
         w, b = (v[..., :-1] * scale) @ data.basis.T, v[..., -1] * scale_b
     if len(late[0]) and small and not coarse:
@@ -189,26 +191,44 @@ def _path(ask: _Ask, start: np.ndarray, tolerance: float, coarse: bool) -> tuple
     order = np.argsort(-ask.lam, kind="stable")
     groups = 1 if isinstance(ask.data.blocks, Streamed) else -(-len(order) // _GROUP)
     scale, _ = _scales(ask.data, ask.prevalence, ask.lam)
-    v, gradient, passes = start.copy(), np.empty(start.shape[:2]), 0
+    placed = _place(ask, jnp.float32, coarse)
+    v, gradient, passes, ended = start.copy(), np.empty(start.shape[:2]), 0, 0
     for group in np.array_split(order, groups):
         v[group], gradient[group], more = _solve(
-            ask._replace(lam=ask.lam[group]), v[group], tolerance, jnp.float32, coarse
+            ask._replace(lam=ask.lam[group]), v[group], tolerance, jnp.float32, placed
         )
         passes += more
-        last = group[-1]
-        rest = order[np.nonzero(order == last)[0][0] + 1 :]
+        ended += len(group)
+        last, rest = group[-1], order[ended:]
         v[rest] = v[last]
         v[rest, :, :-1] *= scale[last] / scale[rest]  # the same w
     return v, gradient, passes
 
 
+class _Placed(NamedTuple):
+    """What is read in each pass: x [B, r, d] on the device or `Streamed`, its dtype, y and weight [B, c, r]."""
+
+    x: Any
+    kind: Any
+    y: Any
+    weight: Any
+
+
+def _place(ask: _Ask, dtype: Any, coarse: bool = False) -> _Placed:
+    blocks = ask.data.blocks
+    count, rows, _ = blocks.shape
+    y, weight = (_blocked(values, count, rows, dtype) for values in (ask.truth, ask.weight))
+    kind = jnp.bfloat16 if coarse else jnp.float32  # and float64 in `_add`, block by block
+    if isinstance(blocks, Streamed):
+        return _Placed(blocks, kind, y, weight)
+    return _Placed(ask.data.on_device(kind), kind, jnp.asarray(y), jnp.asarray(weight))
+
+
 def _solve(
-    ask: _Ask, start: np.ndarray, tolerance: float, dtype: Any, coarse: bool = False
+    ask: _Ask, start: np.ndarray, tolerance: float, dtype: Any, placed: _Placed
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Minimise from `start` [m, c, d+1] in one dtype; returns v, the gradient's norms [m, c] and the passes."""
     m, c, width = start.shape
-    blocks = ask.data.blocks
-    count, rows, _ = blocks.shape
     scale, scale_b = _scales(ask.data, ask.prevalence, ask.lam)
     columns = _Columns(
         basis=jnp.asarray(ask.data.basis, dtype),
@@ -216,23 +236,22 @@ def _solve(
         scale_b=jnp.asarray(np.tile(scale_b, m), dtype),
         lam=jnp.asarray(np.repeat(ask.lam, c), dtype),
     )
-    y, weight = (_blocked(values, count, rows, dtype) for values in (ask.truth, ask.weight))
-    kind = jnp.bfloat16 if coarse else jnp.float32  # and float64 in `_add`, block by block
     v0 = jnp.asarray(start.reshape(m * c, width), dtype)
     aim = jnp.asarray(tolerance, dtype)
     limit = PASSES[dtype == jnp.float64]
-    if isinstance(blocks, Streamed):
+    if isinstance(placed.x, Streamed):
 
         def evaluate(v: Any) -> tuple[Any, Any]:
             w, b = _UNPACK(columns, v)
             sums = _zeros(w)
-            for index, x in enumerate(blocks):
-                sums = _ADD(sums, (jnp.asarray(x, kind), y[index], weight[index]), w, b)
+            for index, x in enumerate(placed.x):
+                block = (jnp.asarray(x, placed.kind), placed.y[index], placed.weight[index])
+                sums = _ADD(sums, block, w, b)
             return _FINISH(columns, w, sums)
 
         v, gradient, passes = minimise_streamed(evaluate, v0, aim / 2, limit)  # no refinement will follow
     else:
-        problem = _Problem(ask.data.on_device(kind), jnp.asarray(y), jnp.asarray(weight), columns)
+        problem = _Problem(placed.x, placed.y, placed.weight, columns)
         v, gradient, passes = minimise(_evaluate, problem, v0, aim, limit)
     return (
         np.asarray(v, np.float64).reshape(m, c, width),

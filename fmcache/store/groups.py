@@ -22,6 +22,7 @@ MISSING_WORDS = frozenset(
 MOST_NUMBERS = 10  # a numeric attribute with more different values is continuous
 MOST_GROUPS = 50  # a text attribute with more different values is no attribute of people
 AGE_LIMITS, AGE_GROUPS = (40, 60), ("0-39", "40-59", "60+")
+DENSE = 16  # possible codes a sample, up to which codes are marked rather than sorted
 OLDEST = 120  # years; a recorded age above is not plausible and counts as missing
 
 
@@ -92,17 +93,25 @@ def group_by(
         values = group_names(table, part, bins or {}, option)
         mine = values.unique().to_list()
         which = values.cast(pl.Enum(mine)).to_physical().to_numpy()
-        pairs, codes = _ranked(codes * len(mine) + which, len(names) * len(mine))
+        pairs, codes = ranked(codes * len(mine) + which, len(names) * len(mine))
         names = [_joined(names[pair // len(mine)], mine[pair % len(mine)], k) for pair in pairs]
     order = sorted(set(names), key=lambda name: (name == UNKNOWN, name))
     place = {name: k for k, name in enumerate(order)}
     return Grouping("*".join(parts), tuple(order), np.array([place[name] for name in names])[codes])
 
 
-def _ranked(codes: npt.NDArray[np.int64], size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The codes (in 0 … size - 1) that occur, rising, and the place among them of every one."""
-    there = np.bincount(codes, minlength=size) > 0
-    return np.flatnonzero(there), (np.cumsum(there) - 1)[codes]
+def ranked(codes: npt.NDArray[np.int64], size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The codes (in 0 … size − 1) that occur, rising, and the place among them of every one [n].
+
+    >>> ranked(np.array([7, 2, 7]), 9)
+    (array([2, 7]), array([1, 0, 1]))
+    """
+    if size > DENSE * len(codes):
+        there, place = np.unique(codes, return_inverse=True)
+        return there, place
+    marked = np.zeros(size, bool)
+    marked[codes] = True
+    return np.flatnonzero(marked), (np.cumsum(marked) - 1)[codes]
 
 
 def _joined(left: str, right: str, k: int) -> str:
@@ -123,11 +132,12 @@ def group_names(table: pl.DataFrame, name: str, bins: Mapping[str, Bins], option
         raise unknown_attribute(name, table)
     column = table[ATTRIBUTE + name]
     if problem := _too_many(column):
-        cut_up = f"--bins {name}=40:60" if option == "--by" else ""
+        takes_bins = option == "--by"
         if name == "age":
-            do = f"Type: {option} age_group   (a column of the dataset)" + f", or {cut_up}" * bool(cut_up)
-        elif column.dtype.is_numeric() and cut_up:
-            do = f"Type: {cut_up}   (or name:limit:name:limit:name)"
+            do = f"Type: {option} age_group   (a column of the dataset)"
+            do += f", or --bins {name}=40:60" if takes_bins else ""
+        elif takes_bins and column.dtype.is_numeric():
+            do = f"Type: --bins {name}=40:60   (or name:limit:name:limit:name)"
         else:
             do = "Add a column with groups."
         raise UsageError(f"The attribute {name} has {problem}; groups are needed.", "", do)

@@ -5,7 +5,8 @@ import pytest
 
 from fmcache.analyze.binned import COUNTS, binned_of
 from fmcache.analyze.calibration import BINS, bin_of, equal_mass_bin_of
-from fmcache.analyze.partitions import Partition, finest, ranked
+from fmcache.analyze.partitions import Partition, finest
+from fmcache.store.groups import ranked
 
 
 def one_by_one(y, p, weight, partition, called, mass):

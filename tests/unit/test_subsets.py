@@ -81,12 +81,14 @@ def test_groups_of_probes() -> None:
         {
             "attribute.sex": ["F", " M", None, "N/A", "F", "unknown"] * 5,
             "attribute.age": [20.0, 45.5, 60.0, None, -1.0, 119.0] * 3 + [float(a) for a in range(25, 37)],
+            "attribute.code": [1.0, 2.0, float("nan"), 1.0, 2.0, -1.0] * 5,
             "attribute.bmi": [17.0, 24.9, 25.0, 41.5, None, float("nan")] * 3 + [18.5 + a for a in range(12)],
         }
     )
     expected = {
         "sex": ["F", "M", None, None, "F", None],
         "age_group": ["0-39", "40-59", "60+", None, None, "60+"],
+        "code": ["1", "2", None, "1", "2", None],
         "bmi": ["underweight", "normal", "overweight", "obese", None, None],
         "sex*age_group": ["F*0-39", "M*40-59", None, None, None, None],
     }
