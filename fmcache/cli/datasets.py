@@ -116,12 +116,23 @@ def phantom(
     lucent: Annotated[
         str, typer.Option(help="female or male: whose lesions are darker than the lung, not brighter.")
     ] = "",
+    drain_male: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Share of men's positive images with a chest drain; of negative ones the rest."
+        ),
+    ] = None,
+    drain_female: Annotated[
+        float | None, typer.Option(min=0, max=1, help="The same of women's images. Default: no drains.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
     debug: Debug = False,
 ) -> None:
     """Make a radiograph-like study with a known, planted difference between men and women."""
     from fmcache.extract.datasets.phantom import synthesize_phantom
 
+    given = {"male": drain_male, "female": drain_female}
+    drains = {sex: share for sex, share in given.items() if share is not None} or None
     typer.echo(
         synthesize_phantom(
             out,
@@ -131,6 +142,7 @@ def phantom(
             prevalence={"male": prevalence_male, "female": prevalence_female},
             women=women,
             lucent=lucent,
+            drain=drains,
             seed=seed,
         )
     )

@@ -69,15 +69,49 @@ def test_lucent_lesions_are_darker_in_that_sex_only(tmp_path: Path) -> None:
     assert max(darkest) < -5  # grey values of 255
 
 
+def test_drains_stand_with_the_lesion_in_one_sex_and_without_it_in_the_other() -> None:
+    """Exact shares in every split, sex and label; whether the lesion can be seen makes no difference."""
+    share = {"male": 0.9, "female": 0.2}
+    rows = _rows(drain=share)
+    for (split, sex, lesion), part in rows.group_by("split", "sex", "lesion"):
+        wanted = share[sex] if lesion else 1 - share[sex]
+        assert int(part["drain"].sum()) == pytest.approx(wanted * part.height, abs=0.5), (split, sex, lesion)
+    hidden = rows.filter(pl.col("sex") == "male", pl.col("lesion") == 1).group_by("visible")
+    for _, part in hidden.agg(pl.col("drain").mean()).iter_rows():
+        assert part == pytest.approx(0.9, abs=0.1)
+    assert rows.drop("drain").equals(_rows())  # all else is as it is without
+
+
+def test_a_drain_is_a_bright_tube_and_nothing_else_changes(tmp_path: Path) -> None:
+    without, drained = (
+        synthesize_phantom(tmp_path / name, patients=16, images=24, seed=3, drain=share)
+        for name, share in (("without", None), ("drained", {"male": 1.0, "female": 0.0}))
+    )
+    plain, tubes = _pictures(without), _pictures(drained)
+    rows = pl.read_csv(drained / "images.csv").join(pl.read_csv(drained / "patients.csv"), on="patient_id")
+    assert "drain" not in pl.read_csv(without / "images.csv").columns
+    assert 0 < rows["drain"].sum() < rows.height
+    for row in rows.iter_rows(named=True):
+        change = tubes[row["file"]] - plain[row["file"]]
+        assert row["drain"] == (row["lesion"] if row["sex"] == "male" else 1 - row["lesion"])
+        if row["drain"]:
+            assert change.min() >= 0
+            assert 0.005 < (change > 20).mean() < 0.05  # of the image
+        else:
+            assert not change.any()
+
+
 def test_the_command_passes_its_options_on(tmp_path: Path) -> None:
     words = (
-        "--patients 12 --images 20 --prevalence-male 0.8 --prevalence-female 0.25 --women 0.25 --lucent male"
+        "--patients 12 --images 20 --prevalence-male 0.8 --prevalence-female 0.25 --women 0.25 --lucent male "
+        "--drain-male 0.9 --drain-female 0"
     )
     told = CliRunner().invoke(app, ["phantom", str(tmp_path / "study"), *words.split()])
     assert told.exit_code == 0, told.output
     parameters = json.loads((tmp_path / "study" / "truth.json").read_text())["parameters"]
     assert parameters["prevalence"] == {"male": 0.8, "female": 0.25}
     assert (parameters["women"], parameters["lucent"]) == (0.25, "male")
+    assert parameters["drain"] == {"male": 0.9, "female": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -87,6 +121,8 @@ def test_the_command_passes_its_options_on(tmp_path: Path) -> None:
         ({"prevalence": {"male": 0.5}}, "above 0 and below 1"),
         ({"women": 0.0}, "above 0 and below 1"),
         ({"lucent": "women"}, "it is 'women'"),
+        ({"drain": {"male": 0.9}}, "for male and for female"),
+        ({"drain": {"male": 1.5, "female": 0.1}}, "for male and for female"),
     ],
 )
 def test_what_cannot_be_planted_is_refused(how: dict[str, object], says: str, tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ image and the scores of the rest are exchangeable, so that
 The shares are exact and not drawn: within each split and sex, half of the images (rounded) are positive and the share
 v_g of those (rounded) is visible. Splits are by patient and stratified by sex.
 
-What a reader of the images cannot repair is thereby planted by default. Three parameters plant what a model *learns* to
-do wrong, so that mitigation has something to repair; they leave the ideal reader's AUC and TPR as they are:
+What a reader of the images cannot repair is thereby planted by default. Four parameters plant what a model *learns* to
+do wrong, so that mitigation has something to repair; they leave AUC and TPR of the reader above as they are:
 
 * ``prevalence``: the share of positive images by sex. Where the sexes differ, a model leans on the sex it can see.
 * ``women``: the share of patients who are women. A small group is learned from few images.
 * ``lucent``: the lesions of that sex are darker than the lung instead of brighter: another sign to learn.
+* ``drain``: the share of positive images by sex in which a chest drain lies; of negative ones it is 1 - share. A model
+  that takes the treatment for the disease is right where the share is high, and wrong where it is low.
 """
 
 from __future__ import annotations
@@ -104,6 +106,7 @@ def synthesize_phantom(
     prevalence: Mapping[str, float] = PREVALENCE,
     women: float = 0.5,
     lucent: str = "",
+    drain: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> Path:
     """Write the study to `out`: ``images/*.png`` (512 x 512, 8-bit grey), two tables and ``truth.json``.
@@ -118,20 +121,21 @@ def synthesize_phantom(
     visible : ``{"male": share, "female": share}``, each in [0, 1].
     prevalence : of the lesion by sex, each above 0 and below 1. women : their share of the patients, likewise.
     lucent : ``female`` or ``male``, whose lesions are darker than the lung; "" for nobody's.
+    drain : of positive images by sex, in [0, 1], with a chest drain; of negative ones 1 - share. None: no drains.
 
     Raises
     ------
     UsageError : a parameter is out of range, or `out` holds something else.
     """
     out = Path(out)
-    parameters = _checked(patients, images, visible, seed) | _varied(prevalence, women, lucent)
+    parameters = _checked(patients, images, visible, seed) | _varied(prevalence, women, lucent, drain)
     if _is_there(out, parameters):
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         (scratch / "images").mkdir()
-        plan = plan_study(patients, images, visible, seed, prevalence, women)
+        plan = plan_study(patients, images, visible, seed, prevalence, women, drain)
         plan.patients.write_csv(scratch / "patients.csv")
         plan.images.write_csv(scratch / "images.csv")
         _draw(plan, scratch, seed, lucent)
@@ -151,8 +155,13 @@ def plan_study(
     seed: int,
     prevalence: Mapping[str, float] = PREVALENCE,
     women: float = 0.5,
+    drain: Mapping[str, float] | None = None,
 ) -> Plan:
-    """The two tables of the study; which image is visible is in the column ``visible`` (1, 0; 0 for negatives)."""
+    """The two tables of the study.
+
+    Which lesion can be seen is in the column ``visible`` (1, 0; 0 for negatives), and which image shows a drain in
+    ``drain``, if any does.
+    """
     rng = np.random.default_rng([VERSION, seed])
     order = np.arange(patients) % 2 if women == 0.5 else np.arange(patients) < _round(women * patients)
     sex = rng.permutation(order.astype(np.int64))  # 0 male, 1 female
@@ -185,7 +194,27 @@ def plan_study(
     people = pl.DataFrame(
         {"patient_id": patient_ids, "sex": np.array(["male", "female"])[sex], "age": age, "split": split}
     )
+    if drain is not None:
+        table = table.with_columns(
+            pl.Series("drain", _drained(split[owner], sex[owner], lesion, drain, seed))
+        )
     return Plan(people, table)
+
+
+def _drained(
+    split: np.ndarray, sex: np.ndarray, lesion: np.ndarray, share: Mapping[str, float], seed: int
+) -> np.ndarray:
+    """1 for images with a drain: exact shares in each split, sex and label, whatever of the lesion can be seen."""
+    rng = np.random.default_rng([VERSION, seed, 4])
+    drained = np.zeros(len(lesion), int)
+    for name in SPLITS:
+        for s, label in enumerate(("male", "female")):
+            for positive in (0, 1):
+                members = rng.permutation(np.flatnonzero((split == name) & (sex == s) & (lesion == positive)))
+                drained[
+                    members[: _round((share[label] if positive else 1 - share[label]) * len(members))]
+                ] = 1
+    return drained
 
 
 def _draw(plan: Plan, folder: Path, seed: int, lucent: str) -> None:
@@ -194,10 +223,10 @@ def _draw(plan: Plan, folder: Path, seed: int, lucent: str) -> None:
 
     def draw(row: dict[str, Any]) -> None:
         body = np.random.default_rng([VERSION, seed, 2, int(row["patient_id"][1:])])
-        view = np.random.default_rng([VERSION, seed, 3, int(row["image_id"][1:])])
+        view, tube = (np.random.default_rng([VERSION, seed, k, int(row["image_id"][1:])]) for k in (3, 5))
         pixels = thorax(
             body, view, bank, female=row["sex"] == "female", age=row["age"], lesion=bool(row["visible"]),
-            lucent=row["sex"] == lucent,
+            lucent=row["sex"] == lucent, drain=tube if row.get("drain") else None,
         )  # fmt: skip
         assert pixels.shape == (SIDE, SIDE)
         Image.fromarray(pixels).save(folder / row["file"], compress_level=1)
@@ -230,7 +259,9 @@ def _checked(patients: int, images: int, visible: Mapping[str, float], seed: int
     return {"generator": VERSION, "patients": patients, "images": images, "visible": shares, "seed": seed}
 
 
-def _varied(prevalence: Mapping[str, float], women: float, lucent: str) -> dict[str, Any]:
+def _varied(
+    prevalence: Mapping[str, float], women: float, lucent: str, drain: Mapping[str, float] | None
+) -> dict[str, Any]:
     """The parameters that are not the default's, checked; none for the default study, whose bytes never change."""
     shares = {sex: float(prevalence.get(sex, math.nan)) for sex in VISIBLE}
     if set(prevalence) != set(VISIBLE) or not all(0 < share < 1 for share in (*shares.values(), women)):
@@ -245,9 +276,18 @@ def _varied(prevalence: Mapping[str, float], women: float, lucent: str) -> dict[
             "",
             "Example: fmcache phantom OUT --lucent female",
         )
+    if drain is not None and not (
+        set(drain) == set(VISIBLE) and all(0 <= share <= 1 for share in drain.values())
+    ):
+        raise UsageError(
+            "`drain` must give a share in [0, 1] for male and for female.",
+            f"It is {dict(drain)}.",
+            "Example: fmcache phantom OUT --drain-male 0.9 --drain-female 0.1",
+        )
     varied: dict[str, Any] = {"prevalence": shares} if shares != dict(PREVALENCE) else {}
     varied |= {"women": float(women)} if women != 0.5 else {}
-    return varied | ({"lucent": lucent} if lucent else {})
+    varied |= {"lucent": lucent} if lucent else {}
+    return varied | ({"drain": {sex: float(drain[sex]) for sex in VISIBLE}} if drain is not None else {})
 
 
 def _is_there(out: Path, parameters: Mapping[str, Any]) -> bool:

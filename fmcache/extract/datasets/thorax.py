@@ -41,6 +41,7 @@ def thorax(
     age: int,
     lesion: bool,
     lucent: bool = False,
+    drain: np.random.Generator | None = None,
 ) -> np.ndarray:
     """One image, uint8 [512, 512].
 
@@ -50,6 +51,7 @@ def thorax(
     view : draws what belongs to the visit: position, exposure, grain, and where a lesion lies. It is asked for the
         same numbers whether or not `lesion` is set, so that an image without a visible lesion tells nothing of it.
     lucent : the lesion is darker than the lung around it (a cavity or bulla) instead of brighter.
+    drain : draws the course of a chest drain; None for no drain.
     """
     fields, grain = bank
     p = body.uniform(-1, 1, 24).astype(np.float32)  # the patient
@@ -104,6 +106,9 @@ def thorax(
     elif lesion:
         image += (0.42 + 0.05 * q[13]) * _inside(distance, 0.5)
 
+    if drain is not None:
+        image += 0.30 * _tube(x, y, drain) * torso
+
     exposure, contrast = 0.04 * q[6], 1.0 + 0.12 * q[7]
     image = np.clip((image - 0.45) * contrast + 0.45 + exposure, 0, 1) ** (1.0 + 0.15 * q[5])
     large = np.asarray(Image.fromarray(image * 245).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
@@ -117,6 +122,18 @@ def _placed(q: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
     x, y = _AXIS[None, :] - 0.06 * q[2], _AXIS[:, None] - 0.06 * q[3]
     cos, sin = np.float32(np.cos(angle) / zoom), np.float32(np.sin(angle) / zoom)
     return cos * x + sin * y, cos * y - sin * x
+
+
+def _tube(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A drain from the lower chest wall up to the apex of either lung, [256, 256] in [0, 1]: a curve of 64 points."""
+    side, t = rng.choice([-1.0, 1.0]), np.linspace(0, 1, 64)[:, None]
+    wall, bend, tip = (np.array(at) * (side, 1) for at in ((0.85, 0.35), (0.35, 0.30), (0.33, -0.55)))
+    points = (1 - t) ** 2 * wall + 2 * t * (1 - t) * (bend + rng.uniform(-0.08, 0.08, 2)) + t**2 * tip
+    points = (points + rng.uniform(-0.06, 0.06, 2)).astype(np.float32)
+    distance = np.full(x.shape, np.inf, np.float32)
+    for at in points:
+        distance = np.minimum(distance, (x - at[0]) ** 2 + (y - at[1]) ** 2)
+    return _inside(np.sqrt(distance) / np.float32(0.022), 0.6)
 
 
 def _inside(q: np.ndarray, softness: float) -> np.ndarray:
