@@ -111,6 +111,25 @@ def test_an_interrupted_sweep_goes_on_at_its_block(cache: Cache, monkeypatch: py
     assert not list((cache.path / "staging").glob("probe-*/"))
 
 
+def test_a_run_is_the_same_to_the_bit_alone_and_beside_others(tmp_path: Path) -> None:
+    """Docs/decisions/145: methods share rows and eigenbasis; nothing of that enters a result."""
+    files = []
+    for name, methods in (("alone", ("erm",)), ("beside", ("resampling-label", "erm"))):
+        cache = open_cache(tmp_path / name, create=True)
+        _two_labels(cache, split=False)
+        ids = probe(cache, Options(datasets=("pair",), methods=methods, attribute="sex", seeds=2))
+        run = next(run for run in map(cache.run, ids) if run.info["method"] == "erm")
+        files.append(
+            {
+                p.name: p.read_bytes()
+                for p in (cache.path / "runs" / run.run_id).iterdir()
+                if p.suffix in (".parquet", ".npz")
+            }
+        )
+    assert files[0].keys() == files[1].keys() >= {"predictions.parquet", "parameters.npz"}
+    assert files[0] == files[1]
+
+
 def test_a_damaged_block_is_made_again(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     _two_labels(cache)
     monkeypatch.setattr(plan_module, "COLUMNS", 16)
