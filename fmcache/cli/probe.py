@@ -225,7 +225,6 @@ def clip_zs(
     attribute: Attribute = "",
     volume: Volume = "max",
     uncertain: Uncertain = "",
-    prior: Prior = "",
     save: Save = "scores",
     allow_leakage: Leakage = False,
     dry_run: DryRun = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,10 +34,21 @@ def fit_weighted(problem: Problem, weights: Float[np.ndarray, "n c"]) -> Solutio
         facts: dict[str, Any] = {"passes": fit.passes}
         if problem.precision != "float32":
             facts["excess"] = float(fit.excess.max())  # of the objective, over its float32 optimum, in nats
-        return Solution(hyper, fit.w, fit.b, converged=fit.converged, facts=facts)
+        share = prevalence_of(problem.train.y, weights)
+        return Solution(hyper, fit.w, fit.b, converged=fit.converged, prevalence=share, facts=facts)
     if problem.protocol == "ridge":
         return fit_ridge(problem, weights)
-    return fit_minibatches(problem, weights, RECIPES[problem.protocol])
+    solution = fit_minibatches(problem, weights, RECIPES[problem.protocol])
+    return replace(solution, prevalence=prevalence_of(problem.train.y, weights))
+
+
+def prevalence_of(
+    y: Float[np.ndarray, "n c"], weights: Float[np.ndarray, "n c"] | None = None
+) -> Float[np.ndarray, " c"]:
+    """The weighed share of positives among the rows that train each column."""
+    weight = ~np.isnan(y) * (np.ones(y.shape) if weights is None else weights.astype(np.float64))
+    share: np.ndarray = (weight * np.nan_to_num(y)).sum(axis=0) / weight.sum(axis=0)
+    return share
 
 
 ERM = Method(
@@ -47,4 +59,5 @@ ERM = Method(
     streams=True,
     protocols=("convex", "paper", "fairmedfm"),
     adapts=("paper", "fairmedfm"),
+    has_prior=True,
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ class Outcome:
     w, b : [c, d] and [c] of the chosen probe, where the method is linear; else None.
     baseline : of the usage attribute, `fmcache.probe.attribute.baseline`.
     front : rows of coefficient, label, seed and what was reached; empty for methods without a coefficient.
+    prevalence : [c], that the logits were trained at; None where there is no such number.
     """
 
     logits: Float[np.ndarray, "k c"]
@@ -40,6 +41,7 @@ class Outcome:
     baseline: tuple[Mapping[str, Any], ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, np.ndarray] = field(default_factory=dict)
+    prevalence: Float[np.ndarray, " c"] | None = None
 
 
 def solve(
@@ -62,8 +64,9 @@ def solve(
     val = problem.val
     rows = np.arange(len(val.group)) if solution.val_used is None else np.flatnonzero(~solution.val_used)
     of_val, first = pooled_rows(val.sample[rows])
-    m, c = len(solution.hyper), len(problem.columns)
-    z = pool(score(solution, val.x, rows, val.group if see else None, c), of_val, problem.volume)
+    c = len(problem.columns)
+    trained = solution if solution.w is None else replace(solution, logits=None)
+    z = pool(score(trained, val.x, rows, val.group if see else None, c), of_val, problem.volume)
     group = val.group[rows[first]]
     y_val = val.y[rows[first]]
     choice = choose(z, y_val, group if select == "worst" else None)
@@ -71,22 +74,19 @@ def solve(
     if "coefficient" in solution.hyper[0]:
         criterion = "auc_worst" if select == "worst" else method.criterion
         reached = choose_front(z, y_val, group, len(problem.groups), solution.hyper, criterion)
-        by_column = zip(reached.val, reached.kept.T, reached.chosen, strict=True)
-        value = np.array([getattr(of, criterion)[list(kept).index(best)] for of, kept, best in by_column])
-        choice = Choice(reached.chosen, value, (criterion,) * c)
+        choice = Choice(reached.chosen, reached.value, reached.criterion)
         test = np.flatnonzero(np.any(~np.isnan(everyone.y), axis=1))
         of_test, at = pooled_rows(everyone.sample[test])
-        all_test = score(solution, everyone.x, test, everyone.group if see else None, c)
+        all_test = score(trained, everyone.x, test, everyone.group if see else None, c)
         kept = pool(all_test, of_test, problem.volume)[:, reached.kept, np.arange(c)]
         told = (kept, everyone.y[test[at]], everyone.group[test[at]])
         front = tuple(front_rows(reached, problem.columns, solution.hyper, *told, len(problem.groups)))
-    edge = m > 1
     choices = tuple(
         {
             **{name: float(value) for name, value in solution.hyper[index].items()},
             "criterion": choice.criterion[column],
             "value": None if np.isnan(choice.value[column]) else float(choice.value[column]),
-            "edge": bool(edge and index in (0, m - 1)),
+            "edge": at_edge(solution.hyper, int(index)),
             "converged": None if solution.converged is None else bool(solution.converged[index, column]),
         }
         for column, index in enumerate(choice.index)
@@ -98,7 +98,23 @@ def solve(
     else:
         flat = _one_each(solution, choice, everyone, everyone.group if see else None)
     logits = pool(flat, everyone.sample, problem.volume)
-    return Outcome(logits, choices, w, b, front, facts=solution.facts, parameters=solution.parameters)
+    return Outcome(
+        logits, choices, w, b, front,
+        facts=solution.facts, parameters=solution.parameters, prevalence=solution.prevalence,
+    )  # fmt: skip
+
+
+def at_edge(hyper: Sequence[Mapping[str, float]], index: int) -> bool:
+    """Whether one of the values lies at an end of those tried, so that a better one may lie beyond.
+
+    Nothing lies beyond a coefficient of 0, and templates have no order.
+    """
+    for name, value in hyper[index].items():
+        tried = [each[name] for each in hyper]
+        ends = {min(tried), max(tried)} if min(tried) < max(tried) and name != "template" else set()
+        if value in ends and value != 0:
+            return True
+    return False
 
 
 def pooled_rows(

@@ -108,6 +108,11 @@ class Linear:
         out = (self.x[rows] - self.shift) / self.width
         return (out if self.turn is None else out @ self.turn).astype(np.float32)
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What is needed to do it again."""
+        told = {"transform_shift": self.shift, "transform_width": self.width}
+        return told if self.turn is None else told | {"transform_turn": self.turn}
+
     def unfold(
         self, w: Float[np.ndarray, "*c k"], b: Float[np.ndarray, "*c"]
     ) -> tuple[np.ndarray, np.ndarray]:

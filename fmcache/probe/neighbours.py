@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmcache.probe.erm import prevalence_of
 from fmcache.probe.problem import Method, Problem, Solution
 from fmcache.shapes import Float
 
@@ -53,7 +54,8 @@ def fit(problem: Problem) -> Solution:
                 out[here][:, :, columns] = np.log(share / (1 - share))
         return out
 
-    return Solution(hyper=tuple({"neighbours": float(k)} for k in sizes), logits=logits)
+    hyper = tuple({"neighbours": float(k)} for k in sizes)
+    return Solution(hyper, logits=logits, prevalence=prevalence_of(y))
 
 
 @partial(jax.jit, static_argnames=("sizes", "most"))
@@ -80,4 +82,6 @@ KNN = Method(
     source="Caron et al. 2021, Emerging properties in self-supervised vision transformers; Oquab et al. 2023, DINOv2",
     needs_attribute=False,
     protocols=("convex",),
+    has_prior=True,
+    class_weights=False,
 )

@@ -120,6 +120,12 @@ class Options:
                 "--train-dataset and --eval-dataset belong together.", "One of them is missing.",
                 "Type: --train-dataset A --eval-dataset B",
             )  # fmt: skip
+        if self.train_dataset and self.train_dataset == self.eval_dataset:
+            raise UsageError(
+                f"--train-dataset and --eval-dataset are both {self.train_dataset}.",
+                "Where it gives no split, its training patients would be measured.",
+                f"Type: --dataset {self.train_dataset}",
+            )
         if len(self.fuse) == 1:
             raise UsageError(
                 f"--fuse {self.fuse[0]} joins nothing.", "It takes two models or more.", "Type: --fuse a,b"

@@ -108,10 +108,12 @@ class Solution:
         utility against fairness over the coefficients.
     w, b : [m, c, d] and [m, c]: logits ``x @ w[j, l] + b[j, l]`` of rows as stored. Or else
     logits : (x [n, d], group [n]) → [n, m, c] float64. `group` holds the attribute only if the method's
-        ``attribute_at_test`` is true; else it is -1 everywhere.
+        ``attribute_at_test`` is true; else it is -1 everywhere. With w and b beside it, those choose the
+        hyper-parameter (they are what was trained) and this function scores (it is what was made of it).
     unit_norm : rows are scaled to unit norm before w and b apply.
     converged : [m, c], or None where the word has no meaning.
     val_used : [nv], validation rows that the method was fitted on; the choice is made on the others.
+    prevalence : [c], share of positives that the logits were trained at, in (0, 1); None where there is no such number.
     facts : JSON-able remarks, stored in the run. parameters : arrays, stored beside w and b.
     """
 
@@ -122,6 +124,7 @@ class Solution:
     unit_norm: bool = False
     converged: Bool[np.ndarray, "m c"] | None = None
     val_used: Bool[np.ndarray, " nv"] | None = None
+    prevalence: Float[np.ndarray, " c"] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, np.ndarray] = field(default_factory=dict)
 
@@ -144,6 +147,8 @@ class Method:
     stochastic : whether another seed gives another result even under ``convex``; if not, one seed says it all.
     streams : whether it reads ``train.x`` and ``val.x`` by slices only, so that rows larger than memory can be probed.
     trains : whether it looks at training rows at all.
+    has_prior : whether its logits are trained at one prevalence (`Solution.prevalence`): ``--prior`` can move them.
+    class_weights : whether `Problem.weights` make a difference; the engine refuses ``--class-weight`` otherwise.
     version : part of the run's key; raise it when results change.
     """
 
@@ -160,4 +165,6 @@ class Method:
     stochastic: bool = False
     streams: bool = False
     trains: bool = True
+    has_prior: bool = False
+    class_weights: bool = True
     version: int = 1

@@ -114,4 +114,5 @@ ZERO_SHOT = Method(
     source="Radford et al. 2021, CLIP; FairMedFM, section 3.2",
     needs_attribute=False,
     trains=False,
+    class_weights=False,
 )

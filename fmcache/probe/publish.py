@@ -36,7 +36,7 @@ def publish(cache: Cache, job: Job, blocks: Sequence[Done], seconds: float) -> s
     y = np.tile(study.y[:, at], (1, len(job.seeds)))
     columns = [Column(label, seed) for seed in job.seeds for label in job.labels]
     flat = logits.reshape(len(columns), -1).T.copy()
-    priors = _move_priors(job, flat, columns, y)
+    priors = _move_priors(job, flat, columns, blocks)
     summary = _summary(job, flat, columns, y)
     choices = {(row["seed"], row["label"]): row for block in blocks for row in block.remarks["penalties"]}
     parameters = {
@@ -69,7 +69,7 @@ def publish(cache: Cache, job: Job, blocks: Sequence[Done], seconds: float) -> s
         "skipped": dict(job.skipped),
         "protocol": _trained_how(job),
         "unit_norm": bool(study.texts and study.texts.image_tokens == 1),
-        "objective": _OBJECTIVES[_trained_how(job)],
+        "objective": _objective(job),
         "attribute": job.config["attribute"],
         "attribute_in_training": bool(job.config["attribute"] and job.method.needs_attribute),
         "attribute_at_test": job.method.attribute_at_test,
@@ -115,20 +115,24 @@ _OBJECTIVES = {
 }
 
 
+def _objective(job: Job) -> str:
+    """What was minimised, and what chose; a mitigation's own line, since it is none of the plain ones."""
+    if job.method.name in ("erm", "none", "knn"):
+        return _OBJECTIVES[_trained_how(job)]
+    return f"{job.method.summary} ({job.method.source}); hyper-parameters chosen on val, no refit"
+
+
 def _move_priors(
-    job: Job, logits: Float[np.ndarray, "k c"], columns: Sequence[Column], y: Float[np.ndarray, "k c"]
+    job: Job, logits: Float[np.ndarray, "k c"], columns: Sequence[Column], blocks: Sequence[Done]
 ) -> list[dict[str, Any]]:
     """Move the test rows' logits (in place) to the prevalence that was asked for; what was done."""
     study = job.study
     if not study.options.prior:
         return []
     told = []
+    prevalence = np.concatenate([block.arrays["prevalence"] for block in blocks], axis=1).ravel()
     for at, column in enumerate(columns):
-        split = study.source.splits[column.seed]
-        label = study.labels.index(column.label)
-        used = study.training(job.subset, column.seed, study.y)[:, label]
-        trained = float(np.nanmean(study.y[used, label])) if study.options.class_weight == "none" else 0.5
-        test = split == "test"
+        trained, test = float(prevalence[at]), study.source.splits[column.seed] == "test"
         if study.options.prior == "em":
             wanted = estimate(logits[test, at], trained)
         else:

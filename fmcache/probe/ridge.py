@@ -70,18 +70,21 @@ def _calibrated(problem: Problem, w: Float[np.ndarray, "m c d"], b: Float[np.nda
     out = out.reshape(-1, m, c)
     truth = val.y[first]
     slope, shift = np.full((m, c), 4.0), np.full((m, c), -2.0)  # the tangent of the logit at one half
+    prevalence = np.full(c, 0.5)
     for column in range(c):
         known = ~np.isnan(truth[:, column])
         y = truth[known, column]
         if not 0 < y.sum() < len(y):
             continue
+        prevalence[column] = y.mean()
         a, b0 = platt(out[known, :, column], y)
         slope[:, column] = np.where(a > 0, a, slope[:, column])  # a probe that ranks backwards stays as it is
         shift[:, column] = np.where(a > 0, b0, shift[:, column])
     hyper = tuple({"penalty": float(value)} for value in problem.penalties)
     return Solution(
-        hyper, w * slope[:, :, None], b * slope + shift, parameters={"slope": slope, "shift": shift}
-    )
+        hyper, w * slope[:, :, None], b * slope + shift,
+        prevalence=prevalence, parameters={"slope": slope, "shift": shift},
+    )  # fmt: skip
 
 
 def platt(

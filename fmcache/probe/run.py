@@ -22,6 +22,7 @@ from fmcache.errors import UsageError
 from fmcache.probe.attribute import baseline
 from fmcache.probe.fit import Outcome, solve
 from fmcache.probe.matrix import free_gigabytes
+from fmcache.probe.methods import METHODS
 from fmcache.probe.options import Options
 from fmcache.probe.penalties import worst_auc
 from fmcache.probe.plan import Job, make_plan
@@ -125,6 +126,10 @@ def _limit(options: Options) -> float:
     return options.memory if options.memory is not None else _SHARE * free_gigabytes()
 
 
+def _streaming() -> str:
+    return ", ".join(name for name, method in METHODS.items() if method.streams)
+
+
 def _together(jobs: Sequence[Job]) -> list[list[Job]]:
     """Jobs that can share one problem: the same rows, subset, seeds and labels."""
     groups: dict[Any, list[Job]] = {}
@@ -145,7 +150,7 @@ def _work(cache: Cache, jobs: Sequence[Job], progress: Progress) -> None:
             if not job.method.streams or options.protocol != "convex" or options.solver == "ridge":
                 raise UsageError(
                     f"The rows of {source.name} take {source.gigabytes:,.1f} GB; {job.name} needs them all at once.",
-                    f"{limit:,.1f} GB may be used; lp with erm and the convex protocol streams larger ones.",
+                    f"{limit:,.1f} GB may be used; lp under convex streams larger ones with {_streaming()}.",
                     f"Type: --memory {source.gigabytes:,.0f}   on a machine that has it",
                 )
         progress.note(f"{source.name}: {source.gigabytes:,.1f} GB of rows are streamed from the disk.")
@@ -199,6 +204,8 @@ def _block(
             if turned is not None and outcome.w is not None and outcome.b is not None:
                 w, b = turned.unfold(outcome.w, outcome.b)
                 outcome = replace(outcome, w=w, b=b)
+            if turned is not None and outcome.parameters:  # a method's own are of the rows as it saw them
+                outcome = replace(outcome, parameters={**outcome.parameters, **turned.arrays()})
             if study.options.usage == "attribute":
                 y = study.y[:, [study.labels.index(name) for name in labels]]
                 rows_of = (outcome, problem, everyone, y, study.source.splits, study.patient)
@@ -224,6 +231,8 @@ def _merge(job: Job, labels: Sequence[str], parts: Sequence[tuple[Sequence[int],
     arrays = {"logits": stacked(lambda outcome: outcome.logits.T)}
     if all(outcome.w is not None for _, outcome in parts):
         arrays |= {"w": stacked(lambda outcome: outcome.w), "b": stacked(lambda outcome: outcome.b)}
+    if all(outcome.prevalence is not None for _, outcome in parts):
+        arrays["prevalence"] = stacked(lambda outcome: outcome.prevalence)
     for at, (_, outcome) in enumerate(parts):
         more = f"_{at}" if len(parts) > 1 else ""
         arrays |= {f"method.{name}{more}": np.asarray(value) for name, value in outcome.parameters.items()}

@@ -14,6 +14,7 @@ from fmcache.probe.centred import Matrix
 from fmcache.probe.matrix import Below, OnDisk, beside
 from fmcache.probe.pooling import samples_of
 from fmcache.probe.splits import SPLITS, make_splits
+from fmcache.probe.truth import UNSURE
 from fmcache.shapes import Bool, Int
 from fmcache.store.cache import Cache
 from fmcache.store.embeddings import Embeddings
@@ -128,20 +129,24 @@ def two_datasets(cache: Cache, train: Entry, measured: Entry, seeds: int, allow_
     second = one_dataset(cache, [measured], 1, True)
     own = second.splits[0]
     given = second.policy != "drawn 60/20/20"
-    there = np.where((own == "test") if given else own != "", "test", "").astype(object)
+    whole = (own != "") & ~_synthetic(second.table)  # made-up samples are never measured
+    there = np.where((own == "test") if given else whole, "test", "").astype(object)
     shared = [name for name in second.table.columns if name in first.table.columns]
     keep = [
         name
         for name in shared
         if name in ("sample_id", "patient_id", "slices") or name.startswith((LABEL, ATTRIBUTE))
     ]
+    unsure = [name.replace(LABEL, UNSURE, 1) for name in keep if name.startswith(LABEL)]
+    flags = [[name for name in unsure if name in part.table.columns] for part in (first, second)]
     named = [
         pl.format("{}/{}", pl.lit(train.dataset), name).alias(name) for name in ("sample_id", "patient_id")
     ]
     kept = [split != "test" for split in first.splits]  # nothing of the trained dataset is measured
     here = [np.where(mask, split, "").astype(object) for mask, split in zip(kept, first.splits, strict=True)]
     table = pl.concat(
-        [first.table.select(keep).with_columns(named), second.table.select(keep)], how="vertical_relaxed"
+        [first.table.select(*keep, *flags[0]).with_columns(named), second.table.select(*keep, *flags[1])],
+        how="diagonal_relaxed",
     )
     return Source(
         train.model, measured.dataset, (train, measured), train.dataset, table,

@@ -13,6 +13,7 @@ from fmcache.store.groups import group_by
 from fmcache.store.schema import LABEL
 
 UNCERTAIN = -1.0  # as CheXpert and MIMIC-CXR code it
+UNSURE = "uncertain."  # columns that extraction writes: whether the finding was uncertain
 _MEANS = {"u-ignore": np.nan, "u-zero": 0.0, "u-one": 1.0}
 
 
@@ -36,7 +37,7 @@ def truth_of(table: pl.DataFrame, labels: Sequence[str], uncertain: str = "") ->
         wrong = raw.is_not_null() & values.is_null()
         numbers = values.fill_null(float("nan")).to_numpy().copy()
         if uncertain:
-            flag = "uncertain." + label
+            flag = UNSURE + label
             perhaps = numbers == UNCERTAIN
             if flag in table.columns:
                 perhaps |= table[flag].fill_null(False).cast(pl.Boolean).to_numpy()

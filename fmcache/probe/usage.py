@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fmcache.errors import AmbiguousEntry, MissingEntry, UsageError
@@ -21,10 +21,40 @@ WITH_TEXTS = ("clip-zs", "clip-adapt")
 
 
 def methods_of(options: Options) -> list[Method]:
-    """The methods of a call, in the order in which they were named."""
+    """The methods of a call, in the order in which they were named.
+
+    Raises
+    ------
+    UsageError : ``--prior`` or ``--class-weight`` with a method for which it means nothing.
+    """
     if options.usage in FIXED:
-        return [FIXED[options.usage]]
-    return [METHODS[name] for name in dict.fromkeys(options.methods)]
+        methods = [FIXED[options.usage]]
+    else:
+        methods = [METHODS[name] for name in dict.fromkeys(options.methods)]
+    for method in methods:
+        name = options.usage if options.usage in FIXED else f"The method {method.name}"
+        if options.prior and not method.has_prior:
+            raise UsageError(
+                f"--prior cannot move the scores of {name[0].lower() + name[1:]}.",
+                "Its logits are not those of one prevalence of training.",
+                f"--prior goes with {_named(lambda method: method.has_prior)}.",
+            )
+        if options.class_weight != "none" and not _weighs(method, options.usage):
+            raise UsageError(
+                f"--class-weight changes nothing of {name[0].lower() + name[1:]}.",
+                "It does not weigh classes, or balances them by itself.",
+                f"--class-weight goes with {_named(lambda method: _weighs(method, options.usage))}.",
+            )
+    return methods
+
+
+def _weighs(method: Method, usage: str) -> bool:
+    """Whether class weights reach the training; prototypes that take steps of their own have none."""
+    return method.class_weights and (usage != "clip-adapt" or "fairmedfm" in method.adapts)
+
+
+def _named(goes: Callable[[Method], bool]) -> str:
+    return ", ".join(name for name, method in METHODS.items() if goes(method))
 
 
 def texts_of(cache: Cache, entry: Entry, prompts: str) -> Texts:

@@ -48,7 +48,8 @@ def test_one_probe_for_every_setting_and_column(name: str) -> None:
     method, m, c = METHODS[name], len(solution.hyper), len(given.columns)
     assert method.name == name
     assert method.criterion in CRITERIA
-    assert (solution.w is None) == (solution.logits is not None) == method.attribute_at_test
+    assert solution.w is not None  # what is made of scores keeps the probe that was trained: it chooses
+    assert (solution.logits is not None) == method.attribute_at_test
     z = _logits(solution, given.val)
     assert z.shape == (len(given.val.x), m, c)
     assert np.isfinite(z).all()
@@ -115,6 +116,31 @@ def test_rows_of_unknown_group_are_not_trained_on_where_the_page_says_so(name: s
 
     other = METHODS[name].fit(replace(given, train=known(given.train), val=known(given.val)))
     np.testing.assert_allclose(_logits(other, given.val), _logits(solution, given.val), atol=5e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_of_the_rows_count_where_the_method_says_so_and_only_there(name: str) -> None:
+    given, solution = _solved(name)
+    heavy = np.where(given.train.y == 1, 5.0, 1.0)
+    other = METHODS[name].fit(replace(given, weights=heavy))
+    change = np.abs(_logits(other, given.val) - _logits(solution, given.val)).max()
+    assert (change > 0.05) == METHODS[name].class_weights
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_of_one_prevalence_say_which(name: str) -> None:
+    given, solution = _solved(name)
+    assert (solution.prevalence is not None) == METHODS[name].has_prior
+    if solution.prevalence is None:
+        return
+    at_rest = replace(
+        given, penalties=np.array([1e6])
+    )  # nothing but the intercept is left: it is that prevalence
+    head = METHODS[name].fit(at_rest)
+    assert head.w is not None
+    assert head.prevalence is not None
+    z = _logits(head, given.train)[:, 0].mean(axis=0)
+    np.testing.assert_allclose(1 / (1 + np.exp(-z)), head.prevalence, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if METHODS[name].stochastic])

@@ -61,12 +61,26 @@ def _of(auc: list[float], **more: list[float]) -> Reached:
 
 def test_the_criterion_chooses_and_gaps_may_not_cost_more_than_a_hundredth() -> None:
     of = _of([0.80, 0.795, 0.70], auc_worst=[0.6, 0.7, 0.65], dp_gap=[0.3, 0.2, 0.0])
-    assert _choose(of, "auc") == 0
-    assert _choose(of, "auc_worst") == 1
-    assert _choose(of, "dp_gap") == 1
-    assert (
-        _choose(_of([0.8, 0.8], auc_worst=[np.nan, 0.5]), "auc_worst") == 1
-    )  # undefined: the AUC, ties to the larger
+    loss = np.array([0.3, 0.2, 0.5])
+    assert _choose(of, loss, "auc") == (0, "auc")
+    assert _choose(of, loss, "auc_worst") == (1, "auc_worst")
+    assert _choose(of, loss, "dp_gap") == (1, "dp_gap")
+    undefined = _of([0.8, 0.8], auc_worst=[np.nan, 0.5])
+    assert _choose(undefined, loss[:2], "auc_worst") == (1, "auc")  # ties to the larger
+    one_class = _of([np.nan] * 3, dp_gap=[0.3, 0.2, 0.0])
+    assert _choose(one_class, loss, "dp_gap") == (1, "log_loss")
+    assert _choose(one_class, np.full(3, np.nan), "dp_gap") == (0, "none")
+
+
+def test_one_class_in_validation_chooses_by_log_loss_and_not_the_gap_of_scores_that_say_nothing() -> None:
+    y, group = np.zeros((50, 2)), np.arange(50) % 2
+    y[:, 1] = np.nan
+    z = np.tile([-3.0, -1.0, -2.0, 0.0], (50, 1))[:, :, None].repeat(2, axis=2)
+    hyper = [{"penalty": p, "coefficient": c} for c in (0.0, 1000.0) for p in (0.1, 1.0)]
+    front = choose_front(z, y, group, 2, hyper, "dp_gap")
+    assert front.kept[:, 0].tolist() == [0, 2]
+    assert (front.chosen.tolist(), front.criterion) == ([0, 1], ("log_loss", "none"))
+    np.testing.assert_allclose(front.value, [np.log1p(np.exp(-3)), np.nan])
 
 
 def test_each_coefficient_gets_its_best_penalty_and_rows_say_all() -> None:

@@ -72,6 +72,7 @@ def _fit(problem: Problem) -> Solution:
         fit.b.reshape(m, draws, c).mean(axis=1),
         converged=np.all(fit.converged.reshape(m, draws, c), axis=1),
         val_used=used,
+        prevalence=np.full(c, 0.5),  # as many rows of either class
         facts={"rows_in_a_draw": parts[:, 0].sum(axis=0).tolist(), "passes": fit.passes},
     )
 
@@ -83,4 +84,6 @@ DFR = Method(
     source="Kirichenko et al., ICLR 2023 (DFR-Val; penalty l2 instead of l1)",
     grid={"draws": (10.0,)},
     stochastic=True,
+    has_prior=True,
+    class_weights=False,
 )

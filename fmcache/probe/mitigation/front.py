@@ -8,9 +8,13 @@ highest AUC on validation; then the method's criterion chooses the coefficient, 
     dp_gap       the smallest selection-rate gap, among coefficients that lose at most `UTILITY` of the best AUC
     eqodds_gap   the smallest ½ (TPR gap + FPR gap), among the same
 
-Among equals the larger coefficient wins; where a criterion is undefined (one group, one class) the AUC of all rows
-decides. Decisions are logit ≥ t with one t for all groups, the largest TPR - FPR on validation. The test rows never
-choose: their numbers are stored beside those of validation, so that the report can draw the front.
+Among equals the larger coefficient wins. Where a criterion is undefined (one group) the AUC of all rows decides; where
+validation holds one class only, the lowest log loss, for the penalty and then for the coefficient (a gap of zero would
+else be had from scores that say nothing); where it holds no known label, the penalty in the middle and the first
+coefficient. What decided is told in each column's choice.
+
+Decisions are logit ≥ t with one t for all groups, the largest TPR - FPR on validation. The test rows never choose;
+their numbers are stored beside those of validation, so that the report can draw the front.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from fmcache.probe.penalties import auc
+from fmcache.probe.penalties import auc, choose, log_loss
 from fmcache.probe.problem import Column
 from fmcache.shapes import Bool, Float, Int
 
@@ -54,12 +58,16 @@ class Front:
     ----------
     kept : [q, c], into the m settings: each coefficient with its best penalty.
     chosen : [c], into the m settings. threshold : [q, c], on logits. val : what validation says, one a column.
+    criterion, value : [c], what decided (of `CRITERIA`, or ``log_loss`` or ``none``), and what the chosen setting has
+        of it (NaN for ``none``).
     """
 
     kept: Int[np.ndarray, "q c"]
     chosen: Int[np.ndarray, " c"]
     threshold: Float[np.ndarray, "q c"]
     val: tuple[Reached, ...]
+    value: Float[np.ndarray, " c"]
+    criterion: tuple[str, ...]
 
 
 def reached(
@@ -123,30 +131,38 @@ def choose_front(
     kept = np.empty((distinct.size, y.shape[1]), np.int64)
     chosen = np.empty(y.shape[1], np.int64)
     threshold, val = np.empty(kept.shape), []
+    value, decided = np.empty(y.shape[1]), []
     for column in range(y.shape[1]):
-        known = ~np.isnan(y[:, column])
-        truth = y[known, column]
-        ranked = 0 < truth.sum() < truth.size
+        own_y = y[:, column]
         for at, coefficient in enumerate(distinct):
             settings = np.flatnonzero(coefficients == coefficient)
-            quality = auc(z[known][:, settings, column], truth) if ranked else np.zeros(settings.size)
-            kept[at, column] = settings[np.flatnonzero(quality >= quality.max() - _TIE)[-1]]
+            kept[at, column] = settings[choose(z[:, settings, column, None], own_y[:, None]).index[0]]
         own = z[:, kept[:, column], column]
-        threshold[:, column] = youden(own, y[:, column])
-        val.append(reached(own, y[:, column], group, groups, threshold[:, column]))
-        chosen[column] = kept[_choose(val[-1], criterion), column]
-    return Front(kept, chosen, threshold, tuple(val))
+        threshold[:, column] = youden(own, own_y)
+        val.append(reached(own, own_y, group, groups, threshold[:, column]))
+        known = ~np.isnan(own_y)
+        loss = log_loss(own[known], own_y[known]) if known.any() else np.full(distinct.size, np.nan)
+        best, by = _choose(val[-1], loss, criterion)
+        told = {"log_loss": loss, "none": np.full(distinct.size, np.nan)}
+        value[column] = (told[by] if by in told else getattr(val[-1], by))[best]
+        chosen[column] = kept[best, column]
+        decided.append(by)
+    return Front(kept, chosen, threshold, tuple(val), value, tuple(decided))
 
 
-def _choose(of: Reached, criterion: str) -> int:
-    quality = getattr(of, criterion)
-    if not np.isfinite(quality).all():
-        criterion, quality = "auc", of.auc
-    if not np.isfinite(quality).all():
-        return 0
+def _choose(of: Reached, loss: Float[np.ndarray, " q"], criterion: str) -> tuple[int, str]:
+    """The coefficient (0 … q - 1), and what decided."""
+    if not np.isfinite(of.auc).all():
+        criterion, quality = "log_loss", -loss
+        if not np.isfinite(loss).all():
+            return 0, "none"
+    else:
+        quality = getattr(of, criterion)
+        if not np.isfinite(quality).all():
+            criterion, quality = "auc", of.auc
     if criterion in ("dp_gap", "eqodds_gap"):
         quality = np.where(of.auc >= of.auc.max() - UTILITY - _TIE, -quality, -np.inf)
-    return int(np.flatnonzero(quality >= quality.max() - _TIE)[-1])
+    return int(np.flatnonzero(quality >= quality.max() - _TIE)[-1]), criterion
 
 
 def pareto(utility: Float[np.ndarray, " q"], gap: Float[np.ndarray, " q"]) -> Bool[np.ndarray, " q"]:

@@ -198,6 +198,7 @@ GROUP_DRO = Method(
     protocols=("convex", "paper"),
     adapts=("paper",),
     criterion="auc_worst",
+    class_weights=False,
 )
 GROUP_DRO_LABEL = Method(
     name="group-dro-label",
@@ -208,4 +209,5 @@ GROUP_DRO_LABEL = Method(
     protocols=("convex", "paper"),
     adapts=("paper",),
     criterion="auc_worst",
+    class_weights=False,
 )

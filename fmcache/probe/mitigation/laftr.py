@@ -111,4 +111,5 @@ LAFTR = Method(
     protocols=("convex", "paper"),
     criterion="auc_worst",
     stochastic=True,
+    class_weights=False,
 )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fmcache.errors import UsageError
+from fmcache.probe.erm import prevalence_of
 from fmcache.probe.logistic import fit_logistic
 from fmcache.probe.problem import Method, Problem, Solution
 from fmcache.shapes import Float, Int
@@ -113,6 +114,7 @@ def _fit(problem: Problem) -> Solution:
         w,
         b,
         converged=converged,
+        prevalence=prevalence_of(train.y, problem.weights),
         facts={"erased_directions": (np.abs(read).sum(axis=2) > 0).sum(axis=1).tolist()},
         parameters={"eraser_read": read, "eraser_write": write, "eraser_mean": mean},
     )
@@ -123,4 +125,5 @@ LEACE = Method(
     fit=_fit,
     summary="The attribute is erased from the embedding, so that no linear probe can read it; then erm.",
     source="Belrose et al., NeurIPS 2023, theorem 4.2",
+    has_prior=True,
 )

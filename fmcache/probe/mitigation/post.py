@@ -13,7 +13,7 @@ eqodds-post
     convex hulls of all ROC curves, reached by a random choice between two thresholds and a constant. See `Mixture`.
 
 Where the validation rows of a group lack a class, and for rows whose group is unknown, the threshold of all is used
-(the mixture of all, for eqodds-post).
+(the mixture of all, for eqodds-post). The penalty is the one that erm chooses: the stored decisions choose nothing.
 """
 
 from __future__ import annotations
@@ -178,8 +178,8 @@ def _logits(base: Solution, x: np.ndarray) -> np.ndarray:
     assert base.b is not None
     m, c, d = base.w.shape
     flat = base.w.reshape(m * c, d).T
-    out = np.empty((len(x), m * c))
-    for start in range(0, len(x), 8192):
+    out = np.empty((x.shape[0], m * c))
+    for start in range(0, len(out), 8192):
         out[start : start + 8192] = x[start : start + 8192].astype(np.float64) @ flat
     return out.reshape(-1, m, c) + base.b
 
@@ -203,7 +203,9 @@ def _fit_thresholds(problem: Problem) -> Solution:
 
     return Solution(
         seen.base.hyper,
-        logits=logits,
+        seen.base.w,
+        seen.base.b,
+        logits,
         converged=seen.base.converged,
         facts={"decision": "score >= 0.5", "equal_on_validation": "TPR"},
         parameters=_arrays(seen.base, thresholds=threshold),
@@ -237,7 +239,9 @@ def _fit_eqodds(problem: Problem) -> Solution:
     numbers = np.array([[[each.numbers() for each in row] for row in rows] for rows in mixtures])
     return Solution(
         seen.base.hyper,
-        logits=logits,
+        seen.base.w,
+        seen.base.b,
+        logits,
         converged=seen.base.converged,
         facts={"decision": "score >= 0.5", "equal_on_validation": "TPR and FPR", "randomised": True},
         parameters=_arrays(seen.base, mixtures=numbers),
@@ -263,6 +267,7 @@ GROUP_THRESHOLDS = Method(
     attribute_at_test=True,
     protocols=("convex", "paper", "fairmedfm"),
     streams=True,
+    version=2,
 )
 EQODDS_POST = Method(
     name="eqodds-post",
@@ -273,4 +278,5 @@ EQODDS_POST = Method(
     attribute_at_test=True,
     protocols=("convex", "paper", "fairmedfm"),
     streams=True,
+    version=2,
 )

@@ -50,6 +50,7 @@ BY_GROUP = Method(
     protocols=("convex", "paper", "fairmedfm"),
     adapts=("paper", "fairmedfm"),
     streams=True,
+    has_prior=True,
 )
 BY_CELL = Method(
     name="resampling-label",
@@ -59,4 +60,5 @@ BY_CELL = Method(
     protocols=("convex", "paper", "fairmedfm"),
     adapts=("paper", "fairmedfm"),
     streams=True,
+    has_prior=True,
 )

@@ -41,4 +41,5 @@ REWEIGHING = Method(
     protocols=("convex", "paper", "fairmedfm"),
     adapts=("paper", "fairmedfm"),
     streams=True,
+    has_prior=True,
 )
