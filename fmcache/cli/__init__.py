@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from types import ModuleType
 from typing import Any
 
 from fmcache.cli import analyze, cache, datasets, demo, dice, extract, probe, rank, report, represent, sql  # noqa: F401
+from fmcache.cli.interrupts import Interrupt, raised_signals
 from fmcache.cli.options import state
 from fmcache.cli.root import app
 from fmcache.errors import FmcacheError, ForeignCache
@@ -40,15 +42,19 @@ def main() -> None:
     _help_without_markdown()
     _plain_warnings()
     try:
-        app()
+        with raised_signals():
+            app()
     except FmcacheError as error:
         if state["debug"]:
             raise
         say(str(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        say("Interrupted.\nWhat was finished is saved.\nRun the same command again to go on.")
-        sys.exit(130)
+    except Interrupt as interrupt:
+        say(str(interrupt))
+        sys.stdout.flush()
+        os._exit(
+            interrupt.exit_code
+        )  # every `with` has ended; taking apart a JAX that was compiling can crash
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)

@@ -1,7 +1,7 @@
 """``fmcache probe``: from cached embeddings to runs of predictions. Planned first, then made, block of labels by block.
 
-Methods that work on the same rows share them and their eigenbasis. What a block of labels gave is kept in staging
-until its run is published, so that an interrupted sweep goes on where it stopped.
+Methods that work on the same rows share them and their eigenbasis. A run is published as soon as it is made; what its
+earlier blocks of labels gave is kept in staging until then, so that an interrupted sweep goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -173,24 +173,29 @@ def _work(cache: Cache, jobs: Sequence[Job], progress: Progress) -> None:
                     progress.advance(job.probes * len(labels) // len(job.labels), "kept from an earlier call")
             if missing and x is None:
                 x = read(source, limit)
-            for job, outcome in zip(missing, _block(study, missing, x, labels, progress), strict=True):
-                if len(job.blocks) > 1:
-                    _keep(cache, job, number, outcome)
+            for job, outcome in _block(study, missing, x, labels, progress):
                 done[job.key].append(outcome)
+                if number + 1 < len(job.blocks):
+                    _keep(cache, job, number, outcome)
+                else:
+                    publish(cache, job, done.pop(job.key), time.perf_counter() - began)
+                    remove_tree(staging / _workplace(job))
         for job in jobs:
-            publish(cache, job, done[job.key], time.perf_counter() - began)
-            remove_tree(staging / _workplace(job))
+            if job.key in done:  # its last block was kept by an older fmcache
+                publish(cache, job, done[job.key], time.perf_counter() - began)
+                remove_tree(staging / _workplace(job))
 
 
 def _block(
     study: Study, jobs: Sequence[Job], x: Any, labels: Sequence[str], progress: Progress
-) -> list[Done]:
-    """One block of labels by every method: seeds that share a matrix share the problem."""
+) -> Iterator[tuple[Job, Done]]:
+    """One block of labels by every method, each as soon as it is there: seeds that share a matrix share the problem."""
     if not jobs:
-        return []
+        return
     first = jobs[0]
     parts: dict[str, list[tuple[Sequence[int], Outcome]]] = {job.key: [] for job in jobs}
-    for seeds in seed_groups(study, first.seeds):
+    groups = list(seed_groups(study, first.seeds))
+    for seeds in groups:
         turned = study.transform(x, seeds[0])
         rows: Any = x
         if turned is not None:
@@ -213,7 +218,8 @@ def _block(
             parts[job.key].append((seeds, outcome))
             share = len(labels) * len(seeds) / (len(job.labels) * len(job.seeds))
             progress.advance(round(job.probes * share), f"{study.source.name}, {job.name}")
-    return [_merge(job, labels, parts[job.key]) for job in jobs]
+            if seeds == groups[-1]:
+                yield job, _merge(job, labels, parts[job.key])
 
 
 def _merge(job: Job, labels: Sequence[str], parts: Sequence[tuple[Sequence[int], Outcome]]) -> Done:

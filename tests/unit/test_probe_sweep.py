@@ -111,6 +111,23 @@ def test_an_interrupted_sweep_goes_on_at_its_block(cache: Cache, monkeypatch: py
     assert not list((cache.path / "staging").glob("probe-*/"))
 
 
+def test_an_interrupted_sweep_keeps_the_methods_that_are_finished(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, real = Options(methods=("erm", "resampling"), attribute="sex"), run_module.solve
+
+    def stop_at_second(method: Any, *args: Any, **more: Any) -> Any:
+        if method.name == "resampling":
+            raise KeyboardInterrupt
+        return real(method, *args, **more)
+
+    monkeypatch.setattr(run_module, "solve", stop_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        probe(cache, options)
+    assert [row["state"] for row in describe_plan(cache, options)] == ["there", "new"]
+    assert [run.info["method"] for run in cache.runs()] == ["erm"]
+
+
 def test_a_run_is_the_same_to_the_bit_alone_and_beside_others(tmp_path: Path) -> None:
     """Docs/decisions/145: methods share rows and eigenbasis; nothing of that enters a result."""
     files = []

@@ -1,0 +1,39 @@
+"""Ctrl-C in a sweep of methods: three lines, the exit code of the signal, and the finished methods are published."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fmcache.store.cache import open_cache
+from tests.e2e.command import environment, fmcache
+from tests.probe_study import samples, store
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_sweep_keeps_the_methods_that_are_finished(tmp_path: Path, number: int, code: int) -> None:
+    cache = open_cache(tmp_path / "fmcache-cache", create=True)
+    store(cache, "net/small", *samples())
+    sweep = ["probe", "lp", "--method", "erm", "--method", "eqodds", "--attribute", "sex"]
+    command = [sys.executable, "-m", "fmcache.cli", *sweep]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    limit = time.monotonic() + 120
+    while not cache.runs() and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (code, ""), err
+    told = "What was finished is saved.\nRun the same command again to go on.\n"
+    assert err.endswith(f"Stopped by {signal.Signals(number).name}.\n{told}")
+    assert [run.info["method"] for run in cache.runs()] == ["erm"]
+    again = fmcache(*sweep, cwd=tmp_path)
+    assert "erm is already there" in again.err
+    assert [row["method"] for row in again.rows] == ["erm", "eqodds"]
