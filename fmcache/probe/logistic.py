@@ -15,8 +15,9 @@ with the data. What makes few passes enough is the change of variables, shared b
 
 so the norm of the gradient in v tells the distance from the optimum whatever the embedding's scale: F - F* ≈ |g|²/2.
 Rows are centred first; that changes b, not w. The work is done in float32. Columns that are not at the optimum by then
-(more features than rows and a small λ) are finished in float64: with a Hessian of their own (`fmcache.probe.refine`) if
-that is cheap, else by more passes, if the rows are not too many for it.
+(more features than rows and a small λ) are finished in float64: in the span of their rows if those are fewer than the
+features (`fmcache.probe.newton`, which also takes columns of a handful of rows from the start), else with a Hessian of
+their own (`fmcache.probe.refine`) if that is cheap, else by more passes, if the rows are not too many for it.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from fmcache.probe.centred import Centred, Matrix, Streamed, centre
 from fmcache.probe.lbfgs import minimise, minimise_streamed
+from fmcache.probe.newton import AT_ONCE, newton
 from fmcache.probe.refine import affordable, flatness, refine
 from fmcache.shapes import Bool, Float
 
@@ -112,44 +115,119 @@ def fit_logistic(
     if precision not in PRECISIONS:
         raise ValueError(f"precision is one of {', '.join(PRECISIONS)}")
     prevalence = positive / weighed
-    v = np.zeros((lam.size, y.shape[1], data.mean.size + 1))
-    v[..., -1] = np.log(prevalence / (1 - prevalence)) * np.sqrt(prevalence * (1 - prevalence))
     weight /= weighed
-    asked = _Ask(data, truth, weight, prevalence, lam)
     coarse = precision == "bfloat16"
-    v, gradient, passes = _path(asked, v, max(tolerance, COARSE) if coarse else tolerance, coarse)
+    count = (weight > 0).sum(axis=0)
+    few = (count <= min(AT_ONCE, data.mean.size)) & (not coarse and not isinstance(data.blocks, Streamed))
+    found = _empty(lam.size, y.shape[1], data.mean.size)
+    for columns, solve in ((few, _few), (~few, _many)):
+        if columns.any():
+            asked = _Ask(data, truth[:, columns], weight[:, columns], prevalence[columns], lam)
+            part = solve(asked, tolerance, coarse)
+            for whole, piece in zip(found[:-1], part[:-1], strict=True):
+                whole[:, columns] = piece
+            found = found._replace(passes=found.passes + part.passes)
+    w, b = found.w, found.b - found.w @ data.mean
+    aim = COARSE * 10 if coarse else tolerance
+    return Fit(w, b, found.gradient, found.gradient <= aim, found.passes, found.excess)
+
+
+class _Found(NamedTuple):
+    """w [m, c, d] and b of *centred* rows, gradient and excess [m, c], passes."""
+
+    w: np.ndarray
+    b: np.ndarray
+    gradient: np.ndarray
+    excess: np.ndarray
+    passes: int
+
+
+def _empty(m: int, c: int, d: int) -> _Found:
+    return _Found(np.empty((m, c, d)), np.empty((m, c)), np.empty((m, c)), np.zeros((m, c)), 0)
+
+
+def _few(ask: _Ask, tolerance: float, coarse: bool) -> _Found:
+    """Columns that a handful of rows train: no pass over the others' rows, and nothing to compile."""
+    m, c, d = len(ask.lam), len(ask.prevalence), ask.data.mean.size
+    found, passes = _empty(m, c, d), 0
+    with threadpool_limits(
+        limits=1, user_api="blas"
+    ):  # threads cost more than they give to matrices of 100 x 100
+        for l, p in enumerate(ask.prevalence):
+            start = np.zeros((m, d)), np.full(m, np.log(p / (1 - p)))
+            w, b, gradient, steps = _newton(ask, l, ask.lam, *start, tolerance)
+            found.w[:, l], found.b[:, l], found.gradient[:, l] = w, b, gradient
+            passes = max(passes, steps)
+    return found._replace(passes=passes)
+
+
+def _newton(
+    ask: _Ask, l: int, lam: np.ndarray, w: np.ndarray, b: np.ndarray, tolerance: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    rows = np.flatnonzero(ask.weight[:, l] > 0)
+    x = ask.data.blocks.reshape(-1, ask.data.mean.size)[rows]  # type: ignore[union-attr]
+    return newton(x, ask.truth[rows, l], ask.weight[rows, l], lam, w, b, tolerance)
+
+
+def _many(ask: _Ask, tolerance: float, coarse: bool) -> _Found:
+    """The eigenbasis, float32, and whatever the last digits need."""
+    data, weight, prevalence, lam = ask.data, ask.weight, ask.prevalence, ask.lam
+    m, c, d = len(lam), len(prevalence), data.mean.size
+    v = np.zeros((m, c, d + 1))
+    v[..., -1] = np.log(prevalence / (1 - prevalence)) * np.sqrt(prevalence * (1 - prevalence))
+    v, gradient, passes = _path(ask, v, max(tolerance, COARSE) if coarse else tolerance, coarse)
     excess = np.zeros_like(gradient)
     scale, scale_b = _scales(data, prevalence, lam)
     w, b = (v[..., :-1] * scale) @ data.basis.T, v[..., -1] * scale_b
-    if affordable(data, gradient.size) and not coarse:
+    if coarse:
+        _, gradient, more = _solve(ask, v, np.inf, jnp.float32, _place(ask, jnp.float32))
+        return _Found(w, b, gradient, gradient**2 / 2, passes + more)
+    if affordable(data, gradient.size):
         gradient = gradient / np.sqrt(flatness(data, weight, prevalence * (1 - prevalence), w, b))
     late = np.nonzero(gradient > tolerance)
-    small = affordable(data, len(late[0]))
-    if coarse:
-        _, gradient, more = _solve(asked, v, np.inf, jnp.float32, _place(asked, jnp.float32))
-        excess, tolerance, passes = gradient**2 / 2, COARSE * 10, passes + more
-    elif len(late[0]) and not small and in_float64(data):
+    if len(late[0]) and not affordable(data, len(late[0])) and in_float64(data):
         j, l = (np.unique(each) for each in late)
         grid = np.ix_(j, l)
-        some = _Ask(data, truth[:, l], weight[:, l], prevalence[l], lam[j])
+        some = _Ask(data, ask.truth[:, l], weight[:, l], prevalence[l], lam[j])
         with jax.enable_x64(True):
             v[grid], gradient[grid], more = _solve(
                 some, v[grid], tolerance / 10, jnp.float64, _place(some, jnp.float64)
             )
         passes += more
         w, b = (v[..., :-1] * scale) @ data.basis.T, v[..., -1] * scale_b
-    if len(late[0]) and small and not coarse:
+    elif len(late[0]) and affordable(data, len(late[0])):
+        passes += _finish_late(ask, late, w, b, gradient, tolerance)
+    return _Found(w, b, gradient, excess, passes)
 
-        def told(columns: Any) -> tuple[np.ndarray, np.ndarray]:
-            l = late[1][columns]
-            return truth[:, l].astype(np.float64), weight[:, l]
 
-        w[late], b[late], gradient[late], more = refine(
-            _loss, data, told, w[late], b[late], lam[late[0]], tolerance
+def _finish_late(
+    ask: _Ask,
+    late: tuple[np.ndarray, ...],
+    w: np.ndarray,
+    b: np.ndarray,
+    gradient: np.ndarray,
+    tolerance: float,
+) -> int:
+    """In float64 and in place: in the span of a column's rows if features are more, else by `refine`; the passes."""
+    count = (ask.weight > 0).sum(axis=0)
+    inside = count[late[1]] <= ask.data.mean.size
+    passes = 0
+    for l in np.unique(late[1][inside]):
+        j = late[0][late[1] == l]
+        w[j, l], b[j, l], gradient[j, l], steps = _newton(ask, l, ask.lam[j], w[j, l], b[j, l], tolerance)
+        passes = max(passes, steps)
+    rest = tuple(each[~inside] for each in late)
+
+    def told(columns: Any) -> tuple[np.ndarray, np.ndarray]:
+        l = rest[1][columns]
+        return ask.truth[:, l].astype(np.float64), ask.weight[:, l]
+
+    if len(rest[0]):
+        w[rest], b[rest], gradient[rest], more = refine(
+            _loss, ask.data, told, w[rest], b[rest], ask.lam[rest[0]], tolerance
         )
         passes += more
-    b -= w @ data.mean
-    return Fit(w, b, gradient, gradient <= tolerance, passes, excess)
+    return passes
 
 
 def in_float64(data: Centred) -> bool:
