@@ -353,7 +353,7 @@ def _largest_gaps(results: pl.DataFrame) -> Iterator[Finding]:
         )
         if null == null:
             text += f"; chance alone would show about {null:.2f} (p = {p:.2g})"
-        yield Finding("warning" if p < 0.05 else "note", text + ".")
+        yield Finding("warning" if p < 0.05 and not row["ci_low"] <= 0 else "note", text + ".")
 
 
 def _count(number: int, one: str, many: str) -> str:

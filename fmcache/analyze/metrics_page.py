@@ -61,7 +61,8 @@ said.
 | gap_p | chance of a gap at least as large, if groups made no difference | large |
 | gap_equivalence | with `--tolerance`: p of all pairs being within it; the verdict is in `reason` | |
 
-`gap_p` is the share of permutations, (1 + count)/(1 + {permutations}), if at least {counted} of them reach the gap;
+`gap_p` is the share of permutations, (1 + count)/(1 + {permutations}), if at least {counted} of them reach the gap
+or their gaps take fewer than {counted} values (rates of few patients);
 otherwise the tail of the gamma distribution with the mean and variance of the null gaps, never below {smallest_p:g}.
 
 `worst` is not given for metrics without a better direction, `es` and `skew` only where higher is better, `ratio` not

@@ -137,7 +137,8 @@ def _members(places: npt.NDArray[np.int32], group: Ints, groups: int) -> npt.NDA
 def chance(observed: float, null: Floats) -> float:
     """The p-value of a gap against the gaps [k] of permutations.
 
-    If at least 10 permutations reach it, their share, (1 + count) / (1 + k). Otherwise the tail of the gamma
+    If at least 10 permutations reach it, or they take fewer than 10 values (a rate of few patients, which no tail
+    describes), their share, (1 + count) / (1 + k). Otherwise the tail of the gamma
     distribution with the mean and variance of the null gaps (Winkler et al. 2016), which depends on the number of
     permutations through its accuracy only; a gap has a lighter tail, so this errs on the side of caution. Never
     below 0.0001.
@@ -149,7 +150,8 @@ def chance(observed: float, null: Floats) -> float:
     reached = int(np.sum(null >= observed - 1e-6))
     counted = (1 + reached) / (1 + len(null))
     mean, variance = float(np.mean(null)), float(np.var(null))
-    if reached >= COUNTED or not variance > 0 or not mean > 0:
+    few = len(np.unique(np.round(null, 6))) < COUNTED
+    if reached >= COUNTED or few or not variance > 0 or not mean > 0:
         return counted
     tail = float(gammaincc(mean**2 / variance, observed * mean / variance))
     return max(tail, SMALLEST_P)

@@ -14,7 +14,7 @@ from fmcache.errors import MissingEntry, UsageError
 from fmcache.progress import Progress, Silent
 from fmcache.store.cache import Cache
 from fmcache.store.groups import attribute_names
-from fmcache.store.runs import Run, holds_no_scores
+from fmcache.store.runs import Run, holds_no_scores, without_scores
 from fmcache.store.schema import ATTRIBUTE
 
 
@@ -73,13 +73,14 @@ def _scored(runs: list[Run], progress: Progress) -> list[Run]:
     """Those that hold scores: a probe made with ``--save none`` keeps a summary only."""
     bare = [run for run in runs if holds_no_scores(run.info)]
     if bare and len(bare) == len(runs):
-        raise UsageError(
-            f"{'This run holds' if len(bare) == 1 else f'These {len(bare)} runs hold'} no scores to measure.",
-            f"They were made with --save none, which keeps a summary: {', '.join(run.run_id for run in bare[:4])}.",
-            "Type: fmcache probe … --save scores",
-        )
+        raise without_scores([run.run_id for run in bare])
     if bare:
-        progress.note(f"{len(bare)} runs made with --save none hold no scores and are left out.")
+        many = (
+            "1 run made with --save none holds"
+            if len(bare) == 1
+            else f"{len(bare)} runs made with --save none hold"
+        )
+        progress.note(f"{many} no scores: left out.")
     return [run for run in runs if run not in bare]
 
 

@@ -6,7 +6,7 @@ import errno
 import io
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fmcache.errors import MissingEntry
 from fmcache.store.documents import damaged, parse, write_document
 from fmcache.store.durable import fault_point, fsync_path, make_directory, put, remove_tree
 from fmcache.store.keys import digest
@@ -55,6 +56,17 @@ class Run:
 def holds_no_scores(info: Mapping[str, Any]) -> bool:
     """Whether a run was made with ``--save none``: it keeps a summary only."""
     return (info.get("configuration") or {}).get("save") == "none"
+
+
+def without_scores(run_ids: Sequence[str]) -> MissingEntry:
+    """The error of a command that measures, where none of the runs holds scores."""
+    one = len(run_ids) == 1
+    named = ", ".join(run_ids[:4]) + (" …" if len(run_ids) > 4 else "")
+    return MissingEntry(
+        f"{'The run holds' if one else f'The {len(run_ids)} runs hold'} no scores to measure.",
+        f"{'It was' if one else 'They were'} made with --save none, which keeps a summary: {named}.",
+        "Type: fmcache probe … --save scores",
+    )
 
 
 def publish_run(

@@ -184,6 +184,13 @@ def test_a_p_value_is_a_share_where_enough_permutations_reach_the_gap() -> None:
     assert 1e-4 <= chance(50.0, null) < 0.01
 
 
+def test_a_p_value_of_a_coarse_rate_is_a_share() -> None:
+    """One case missed: the null gaps are 1/19, 1/20 and 1/21, and a gamma fitted to them calls 1/18 impossible."""
+    null = np.repeat([1 / 19, 1 / 20, 1 / 21], [20, 60, 20])
+    assert chance(1 / 18, null) == 1 / 101
+    assert chance(1 / 18, np.append(null[:-3], [1 / 18] * 3)) == 4 / 101
+
+
 def test_a_p_value_does_not_depend_on_the_number_of_permutations() -> None:
     random = np.random.default_rng(0)
     null = np.ptp(random.normal(size=(3, 5000)), axis=0)

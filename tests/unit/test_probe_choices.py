@@ -178,7 +178,7 @@ def test_metrics_leave_out_runs_without_scores_and_say_so(cache: Cache) -> None:
     notes = Notes()
     results = run_metrics(cache, by=["sex"], draws=20, progress=notes)
     assert set(results["run_id"]) == {kept.run_id}
-    assert "1 runs made with --save none hold no scores and are left out." in notes.notes
+    assert "1 run made with --save none holds no scores: left out." in notes.notes
     assert not (cache.path / "results" / f"{bare.run_id}.parquet").exists()
 
 

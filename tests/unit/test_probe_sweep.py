@@ -385,9 +385,9 @@ def test_the_configuration_is_plain_json(cache: Cache) -> None:
     assert info["attribute_in_training"] is True
     assert {row["split"] for row in info["front"]} == {"val", "test"}
     assert any(row["chosen"] for row in info["front"])
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(MissingEntry) as caught:
         run_metrics(cache)
-    assert str(caught.value).startswith("This run holds no scores to measure.\n")
+    assert str(caught.value).startswith("The run holds no scores to measure.\n")
     assert str(caught.value).endswith("\nType: fmcache probe … --save scores")
 
 

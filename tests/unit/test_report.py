@@ -190,6 +190,17 @@ def test_a_gap_that_chance_explains_is_said_to_be_so_and_comes_later() -> None:
     assert headlines([view])[0].text.startswith("m on d, edema. By sex: cases are told")
 
 
+def test_a_gap_whose_interval_holds_none_is_not_called_more_than_chance() -> None:
+    one_missed = _attribute("sex", "tpr", {"f": 17 / 18, "m": 1.0}, 0.05, 0.009)
+    gap = Number(1 / 18, 0.0, 0.18)
+    coarse = Attribute("sex", one_missed.groups, [Disparities("tpr", {"gap": gap}, 0.05, 0.009)])
+    assert finding(_view(), coarse).verdict == "chance"
+    wide = Attribute(
+        "sex", one_missed.groups, [Disparities("tpr", {"gap": replace(gap, low=0.01)}, 0.05, 0.009)]
+    )
+    assert finding(_view(), wide).verdict == "beyond"
+
+
 def test_no_difference_is_said_plainly() -> None:
     view = _view(sex=_attribute("sex", "auc", {"f": 0.8, "m": 0.8}, 0.01, 1.0))
     assert finding(view, view.attributes[0]).text == "By sex, the groups do not differ in AUC."

@@ -12,7 +12,7 @@ import polars as pl
 from fmcache.analyze.report.views import View, views, warnings
 from fmcache.analyze.report.wording import clean
 from fmcache.errors import MissingEntry, UsageError
-from fmcache.store.runs import holds_no_scores
+from fmcache.store.runs import holds_no_scores, without_scores
 
 
 class RunLike(Protocol):
@@ -73,12 +73,7 @@ def _choose(
     ready = [run for run in available if run.run_id in evaluated]
     without = [run for run in available if run.run_id not in evaluated]
     if not ready and all(holds_no_scores(run.info) for run in without):
-        many = f"{len(available)} runs were" if len(available) > 1 else f"The run {available[0].run_id} was"
-        raise MissingEntry(
-            "There are no results to report on.",
-            f"{many} made with --save none, which keeps a summary and no scores to measure.",
-            "Type: fmcache probe … --save scores",
-        )
+        raise without_scores([run.run_id for run in without])
     if not ready:
         many = f"{len(available)} runs are" if len(available) > 1 else f"The run {available[0].run_id} is"
         raise MissingEntry(

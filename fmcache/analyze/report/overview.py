@@ -10,7 +10,7 @@ from fmcache.analyze.report.views import HIDDEN, Number, View
 from fmcache.analyze.report.wording import metric_name, spoken
 
 MOST_COLUMNS = 5  # attributes; intersections come last and are the first to go
-BEYOND = f"more than chance alone would give (p < {ALPHA:g})"
+BEYOND = f"more than chance alone would give (p < {ALPHA:g}, interval above 0)"
 
 
 def overview(views: Sequence[View], places: Mapping[int, str]) -> Table:

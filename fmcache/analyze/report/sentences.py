@@ -58,11 +58,15 @@ _ORDER = {name: rank for rank, name in enumerate(VERDICTS)}
 
 
 def verdict(one: Disparities) -> str:
-    """Compare a gap with what chance alone gives; a p-value decides, else the interval against the null gap."""
+    """Compare a gap with what chance alone gives; a p-value decides, else the interval against the null gap.
+
+    Where the interval holds no gap at all (0), none is claimed: one missed patient among eighteen can be rarer than
+    the shuffles of a coarse rate give, and says nothing.
+    """
     if not one.gap.known:
         return "hidden"
     if math.isfinite(one.p):
-        return "beyond" if one.p < ALPHA else "chance"
+        return "beyond" if one.p < ALPHA and not one.gap.low <= 0 else "chance"
     if math.isfinite(one.null) and math.isfinite(one.gap.low):
         return "beyond" if one.gap.low > one.null else "chance"
     return "open"
