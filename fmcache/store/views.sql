@@ -22,7 +22,8 @@ FROM (
     SELECT COLUMNS('^(?:attribute[.])?(.*)$') AS '\1'
     FROM query(CASE WHEN getvariable('prediction_files') IS NULL
         THEN $$ SELECT {PREDICTION_COLUMNS}, NULL::VARCHAR AS file WHERE false $$
-        ELSE $$ FROM read_parquet(getvariable('prediction_files'), union_by_name = true, filename = 'file') $$ END)
+        ELSE $$ SELECT COLUMNS(lambda name: name <> 'method')  -- probes write it; runs has it for all
+                FROM read_parquet(getvariable('prediction_files'), union_by_name = true, filename = 'file') $$ END)
 ) AS p
 JOIN runs ON runs.run_id = parse_path(p.file)[-2];
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -228,6 +229,33 @@ def test_the_views_say_what_is_there(cache: Cache) -> None:
         ("other", "eye/left", 3, None, 61.5, "test"), ("timm/x", "chest", 4, "female", None, "test")]  # fmt: skip
     assert rows("SELECT count(*) FROM results") == rows("SELECT count(*) FROM metrics") == [(0,)]
     assert rows("SELECT info ->> 'usage' FROM runs WHERE model = 'other'") == [("external",)]
+
+
+@pytest.mark.parametrize("table", [table.name for table in TABLES])
+def test_no_view_says_a_column_twice(cache: Cache, table: str) -> None:
+    """What only fmcache writes: a `_1` here is for names that the user's data bring, and these bring none."""
+    cache.publish_run(
+        {"model": "timm/x", "dataset": "chest", "usage": "lp", "method": "group-dro"},
+        predictions(["chest0", "chest1"], **{"method": "group-dro", "attribute.sex": "female"}),
+    )
+    cache.publish_dataset("chest", {}, samples("chest", 4, **{"attribute.sex": "female"}))
+    columns = query(cache, f"SELECT * FROM {table}").columns
+    own = [name for name in columns if not re.search(r"iou_[123]$", name)]
+    repeated = [name for name in own if re.sub(r"_\d+$", "", name) != name]
+    assert repeated == (
+        ["split_1"] if table == "predictions" else []
+    )  # the attribute split of the run of eye/left
+    assert len(set(columns)) == len(columns)
+
+
+def test_the_method_of_a_prediction_is_that_of_its_run(cache: Cache) -> None:
+    """Probes write it into the table as well, tables that others publish lack it."""
+    cache.publish_run(
+        {"model": "timm/x", "dataset": "chest", "usage": "lp", "method": "dann"},
+        predictions(["chest0"], method="dann", **{"attribute.method": "biopsy"}),
+    )
+    text = "SELECT method, any_value(method_1) FROM predictions GROUP BY 1 ORDER BY 1"
+    assert query(cache, text).rows == [("", None), ("dann", "biopsy"), ("erm", None)]
 
 
 def test_names_that_come_twice_are_told_apart(cache: Cache) -> None:
