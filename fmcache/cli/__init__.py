@@ -12,6 +12,7 @@ from fmcache.cli import analyze, cache, datasets, demo, dice, extract, probe, ra
 from fmcache.cli.interrupts import Interrupt, raised_signals
 from fmcache.cli.options import state
 from fmcache.cli.root import app
+from fmcache.cli.standard_output import ReaderGone, told_refusals
 from fmcache.errors import FmcacheError, ForeignCache
 from fmcache.output import say
 
@@ -42,7 +43,7 @@ def main() -> None:
     _help_without_markdown()
     _plain_warnings()
     try:
-        with raised_signals():
+        with raised_signals(), told_refusals():
             app()
     except FmcacheError as error:
         if state["debug"]:
@@ -55,8 +56,7 @@ def main() -> None:
         os._exit(
             interrupt.exit_code
         )  # every `with` has ended; taking apart a JAX that was compiling can crash
-    except BrokenPipeError:
-        sys.stderr.close()
+    except ReaderGone:
         sys.exit(0)
     except Exception as error:
         if state["debug"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -84,6 +85,33 @@ def test_an_error_is_three_lines_without_a_traceback(tmp_path: object) -> None:
     assert "Traceback" not in done.stderr
     debug = subprocess.run([*command, "--debug"], capture_output=True, text=True, check=False)
     assert "Traceback" in debug.stderr
+
+
+@pytest.mark.parametrize("arguments", [["models", "--format", "csv"], ["models"], ["--help"], ["--version"]])
+def test_output_that_cannot_be_written_is_an_error_of_storage(arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fmcache.cli", *arguments], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == errors.DiskFull.exit_code == 4, done.stderr
+    first, second, third = done.stderr.splitlines()
+    assert first == "The output cannot be written: No space left on device."
+    assert "is cut short" in second
+    assert "run the command again" in third
+
+
+@pytest.mark.parametrize(
+    "arguments", [["models", "--format", "csv"], ["models", "--format", "table"], ["--help"]]
+)
+def test_a_reader_that_has_enough_ends_it_quietly(arguments: list[str]) -> None:
+    """As `fmcache models | head -1`, with a pipe that nobody reads from the first byte on."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-m", "fmcache.cli", *arguments], stdout=pipe, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_error_tree_is_the_one_in_the_docstring() -> None:
