@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ def run_metrics(
 
     A run that was audited from a table keeps the threshold policy of its audit: it may have no validation rows.
     options : definition, draws, level, seed, reference, …; see `evaluate`. curves : a file for the curves by group.
-    An attribute of `by` that a run's dataset lacks is left out for that run; one that no run has is an error.
+    An attribute of `by` that a run's dataset lacks is left out for that run; one that no run has is an error, before
+    anything is computed, as it is in `reference` and `bins`.
 
     Raises
     ------
@@ -42,6 +43,7 @@ def run_metrics(
     """
     progress = progress or Silent()
     runs = _scored(chosen_runs(cache.runs(), models, datasets), progress)
+    check_attributes(runs, by, options)
     progress.start("metrics", len(runs), "runs")
     tables: list[pl.DataFrame] = []
     used: set[str] = set()
@@ -63,9 +65,8 @@ def run_metrics(
         tables.append(outcome.results)
         progress.advance(1, name)
     if by and not used:
-        raise UsageError(
-            f"No run has the attributes {', '.join(by)}.", _attributes(runs), "Type: --by with some of these."
-        )
+        there = f"Attributes of the runs, not all in one: {', '.join(_attributes(runs)) or 'none'}."
+        raise UsageError(f"No run has all of {' or of '.join(by)}.", there, "Type: --by with one of these.")
     return pl.concat(tables)
 
 
@@ -130,6 +131,31 @@ def present(predictions: pl.DataFrame, by: Sequence[str] | None) -> list[str] | 
     ]
 
 
-def _attributes(runs: list[Run]) -> str:
-    names = {name for run in runs for name in run.info.get("attributes", [])}
-    return f"Attributes of the runs: {', '.join(sorted(map(str, names))) or 'none'}."
+def check_attributes(runs: Sequence[Run], by: Sequence[str] | None, options: Mapping[str, Any]) -> None:
+    """Refuse an attribute in `by`, or among the keys of the options `reference` and `bins`, that no run has.
+
+    Raises
+    ------
+    UsageError : with the nearest name that a run has.
+    """
+    known: list[str] = []
+    for option, asked in (("by", by), ("reference", options.get("reference")), ("bins", options.get("bins"))):
+        for name in (part.strip().removeprefix(ATTRIBUTE) for one in asked or () for part in one.split("*")):
+            known = known or _attributes(runs)
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                raise UsageError(
+                    f"No run has the attribute {name or repr(name)}.",
+                    f"Attributes of the runs: {', '.join(known) or 'none'}.",
+                    f"Did you mean {close[0]}?" if close else f"Type: --{option} with some of these.",
+                )
+
+
+def _attributes(runs: Iterable[Run]) -> list[str]:
+    """The attributes of the runs, sorted; a run that others published need not name them, so its table does."""
+    names = {str(name) for run in runs for name in run.info.get("attributes") or _columns(run)}
+    return sorted(names | ({"age_group"} if "age" in names else set()))  # which is cut from ages
+
+
+def _columns(run: Run) -> list[str]:
+    return [name.removeprefix(ATTRIBUTE) for name in run.predictions().columns if name.startswith(ATTRIBUTE)]

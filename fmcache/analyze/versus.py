@@ -22,7 +22,7 @@ from fmcache.analyze.findings import Finding, finding_rows
 from fmcache.analyze.metrics import DEFINITION, METRICS, why_undefined
 from fmcache.analyze.multiplicity import benjamini_hochberg, holm
 from fmcache.analyze.rows import NAN, Rows
-from fmcache.analyze.run import chosen_runs, present
+from fmcache.analyze.run import check_attributes, chosen_runs, present
 from fmcache.analyze.weighted import plan
 from fmcache.errors import MissingEntry, UsageError
 from fmcache.progress import Progress, Silent
@@ -78,6 +78,7 @@ def run_versus(
             "Compared are runs of the same dataset, usage and method.",
             "Type: fmcache probe lp --model OTHER",
         )
+    check_attributes([run for pair in pairs for run in pair], by, options)
     progress.start("versus", len(pairs), "pairs")
     tables = []
     for base, other in pairs:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,7 +16,16 @@ from fmcache.analyze.run import run_metrics
 from fmcache.analyze.versus import run_versus, versus
 from fmcache.cli import app
 from fmcache.errors import MissingEntry, UsageError
+from fmcache.progress import Silent
 from fmcache.store.cache import open_cache
+
+
+@dataclass
+class Notes(Silent):
+    texts: list[str]
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
 
 
 def study(noise: float, n: int = 800, seed: int = 0, who: int = 0) -> pl.DataFrame:
@@ -114,6 +125,79 @@ def test_metrics_rank_and_versus_from_a_cache(cache: Path, tmp_path: Path) -> No
     assert apart.filter(metric="auc", disparity="difference", group="overall")["value"].min() > 0  # type: ignore[operator]
     with pytest.raises(MissingEntry, match="No run is of the model delta"):
         run_versus(store, "delta")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"by": ["sex", "aeg"]}, "No run has the attribute aeg.\nAttributes of the runs: age, age_group, sex.\n"
+                                 "Did you mean age?"),
+        ({"by": ["sex*agegroup"]}, "No run has the attribute agegroup.\nAttributes of the runs: age, age_group, sex.\n"
+                                   "Did you mean age_group?"),
+        ({"by": ["sex"], "reference": {"sexx": "male"}}, "No run has the attribute sexx.\nAttributes of the runs: "
+                                                         "age, age_group, sex.\nDid you mean sex?"),
+        ({"bins": {"zz": None}}, "No run has the attribute zz.\nAttributes of the runs: age, age_group, sex.\n"
+                                 "Type: --bins with some of these."),
+    ],
+)  # fmt: skip
+def test_an_attribute_that_no_run_has_is_refused_before_anything_is_computed(
+    cache: Path, asked: dict[str, Any], said: str
+) -> None:
+    """The run of d4, published without a list of its attributes, has an age and no sex."""
+    store = open_cache(cache)
+    table = study(1.0, 300).rename({"attribute.sex": "attribute.age"})
+    table = table.with_columns(pl.lit(30).alias("attribute.age"))
+    store.publish_run(
+        {"model": "alpha", "dataset": "d4", "usage": "lp", "method": "erm", "seeds": [0]}, table
+    )
+    with pytest.raises(UsageError) as error:
+        run_metrics(store, **asked)
+    assert str(error.value) == said
+    assert not store.results().height
+
+
+def test_an_intersection_of_attributes_of_different_runs_is_refused(cache: Path) -> None:
+    store = open_cache(cache)
+    table = study(1.0, 300).rename({"attribute.sex": "attribute.race"})
+    store.publish_run({"model": "alpha", "dataset": "d4", "usage": "lp", "method": "erm"}, table)
+    with pytest.raises(UsageError) as error:
+        run_metrics(store, models=["alpha"], datasets=["d1", "d4"], by=["sex*race"], draws=5)
+    assert str(error.value) == (
+        "No run has all of sex*race.\nAttributes of the runs, not all in one: race, sex.\n"
+        "Type: --by with one of these."
+    )
+
+
+def test_versus_refuses_it_too(cache: Path) -> None:
+    with pytest.raises(UsageError) as error:
+        run_versus(open_cache(cache), "gamma", by=["sxe"])
+    assert (
+        str(error.value) == "No run has the attribute sxe.\nAttributes of the runs: sex.\nDid you mean sex?"
+    )
+
+
+def test_an_attribute_that_some_runs_lack_is_left_out_for_those(cache: Path) -> None:
+    store = open_cache(cache)
+    table = study(1.0, 300).rename({"attribute.sex": "attribute.race"})
+    info = {
+        "model": "alpha",
+        "dataset": "d4",
+        "usage": "lp",
+        "method": "erm",
+        "seeds": [0],
+        "attributes": ["race"],
+    }
+    store.publish_run(info, table)
+    notes = Notes([])
+    found = run_metrics(
+        store, models=["alpha"], datasets=["d1", "d4"], by=["sex", "race"], draws=5, progress=notes
+    )
+    assert {(row["dataset"], row["attribute"]) for row in found.iter_rows(named=True) if row["attribute"]} == {
+        ("d1", "sex"), ("d4", "race")}  # fmt: skip
+    assert sorted(text for text in notes.texts if " has no " in text) == [
+        "alpha / d1 has no race.",
+        "alpha / d4 has no sex.",
+    ]
 
 
 def test_structures_of_a_table_of_dice_are_measured_apart(tmp_path: Path) -> None:
