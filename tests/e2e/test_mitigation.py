@@ -2,8 +2,8 @@
 
 In the first study men have the lesion four times as often as women; it can be seen equally well in both. A model that
 leans on the sex it sees misses women. In the second a chest drain stands with the lesion in men and without it in
-women, who are a quarter: a model that takes the drain for the lesion is wrong about them. The embedding is made of each image
-without a network, so that the test needs no torch. bench/mitigation.py does the same with DINOv2.
+women, who are a quarter: a model that takes the drain for the lesion is wrong about them. The embedding is made of
+each image without a network, so that the tests need no torch. bench/mitigation.py does the same with DINOv2.
 """
 
 from __future__ import annotations
