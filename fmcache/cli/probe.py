@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,20 +54,46 @@ app.add_typer(probe_app, name="probe")
 
 
 def _numbers(text: str, flag: str) -> tuple[float, ...]:
+    """Of ``0.1,1``; `flag` is what stands right before it (``--fraction ``), for the error."""
     try:
-        return tuple(float(part) for part in text.split(",") if part.strip())
+        numbers = tuple(float(part) for part in text.split(",") if part.strip())
+        if numbers and all(map(isfinite, numbers)):
+            return numbers
     except ValueError:
-        raise UsageError(f"{flag} {text} is not a list of numbers.", "", f"Type: {flag} 0.1,1") from None
+        pass
+    raise UsageError(
+        f"{flag}{text} is not a list of numbers.",
+        "Finite numbers, separated by commas, are needed.",
+        f"Type: {flag}0.1,1",
+    )
 
 
 def _grid(given: list[str] | None) -> dict[str, tuple[float, ...]]:
-    grid = {}
+    grid: dict[str, tuple[float, ...]] = {}
     for text in given or ():
         name, equals, values = text.partition("=")
         if not equals:
             raise UsageError(f"--grid {text} names no values.", "", "Type: --grid coefficient=0,0.1,1")
+        if name in grid:
+            raise UsageError(
+                f"--grid {name}=… is given twice.",
+                "One list holds all values of a hyper-parameter.",
+                f"Type: --grid {name}={','.join(f'{value:g}' for value in grid[name])},{values}",
+            )
         grid[name] = _numbers(values, f"--grid {name}=")
     return grid
+
+
+def _one_attribute(given: list[str] | None) -> str:
+    """The one that is named, "" for none."""
+    names = list(dict.fromkeys(name.strip() for name in given or () if name.strip()))
+    if len(names) > 1:
+        raise UsageError(
+            f"--attribute is given {len(names)} times: {', '.join(names)}.",
+            "The groups of a run are those of one attribute, or of one intersection.",
+            f"Type: --attribute '{'*'.join(names)}'   or run the command once for each",
+        )
+    return names[0] if names else ""
 
 
 _LISTS = {"model": "models", "dataset": "datasets", "label": "labels", "method": "methods"}
@@ -79,11 +106,13 @@ def _options(usage: str, given: dict[str, Any]) -> Options:
     fields: dict[str, Any] = {
         name: value
         for name, value in given.items()
-        if name not in (*_LISTS, "fraction", "fuse", "grid", "dry_run", "cache", "form", "debug")
+        if name not in (*_LISTS, "attribute", "fraction", "fuse", "grid", "dry_run", "cache", "form", "debug")
     }
     fields |= {_LISTS[name]: tuple(given[name]) for name in _LISTS if given.get(name)}
     if "fraction" in given:
-        fields["fractions"] = _numbers(given["fraction"], "--fraction")
+        fields["fractions"] = _numbers(given["fraction"], "--fraction ")
+    if "attribute" in given:
+        fields["attribute"] = _one_attribute(given["attribute"])
     if "fuse" in given:
         fields["fuse"] = tuple(part.strip() for part in given["fuse"].split(",") if part.strip())
     return Options(usage=usage, grid=_grid(given.get("grid")), **fields)
@@ -156,7 +185,7 @@ def lp(
     dataset: Datasets = None,
     label: Labels = None,
     method: Method = None,
-    attribute: Attribute = "",
+    attribute: Attribute = None,
     seeds: Seeds = 1,
     protocol: Protocol = "convex",
     solver: Annotated[
@@ -193,7 +222,7 @@ def knn(
     model: Models = None,
     dataset: Datasets = None,
     label: Labels = None,
-    attribute: Attribute = "",
+    attribute: Attribute = None,
     seeds: Seeds = 1,
     volume: Volume = "max",
     select: Select = "auc",
@@ -222,7 +251,7 @@ def clip_zs(
     label: Labels = None,
     prompts: Prompts = "",
     template: Template = "",
-    attribute: Attribute = "",
+    attribute: Attribute = None,
     volume: Volume = "max",
     uncertain: Uncertain = "",
     save: Save = "scores",
@@ -246,7 +275,7 @@ def clip_adapt(
     prompts: Prompts = "",
     template: Template = "",
     method: Method = None,
-    attribute: Attribute = "",
+    attribute: Attribute = None,
     seeds: Seeds = 1,
     protocol: Annotated[
         str, typer.Option(help="paper (AdamW as published) or fairmedfm (SGD as its code).")
@@ -289,7 +318,7 @@ def attribute_command(
     debug: Debug = False,
 ) -> None:
     """What of sex, age, race … can be read from the embedding, beside what chance reads."""
-    given = {**locals(), "label": attribute, "attribute": ""}  # attributes are what is predicted
+    given = {**locals(), "label": attribute, "attribute": None}  # attributes are what is predicted
     _run(_options("attribute", given), cache, form, dry_run)
 
 

@@ -14,8 +14,10 @@ Method = Annotated[
     typer.Option("--method", help="erm, or a mitigation (fmcache probe methods); repeat for several."),
 ]
 Attribute = Annotated[
-    str,
-    typer.Option("--attribute", help="The attribute whose groups methods know: sex, age_group, sex*race."),
+    list[str] | None,
+    typer.Option(
+        "--attribute", help="The one attribute whose groups methods know: sex, age_group, sex*race."
+    ),
 ]
 Seeds = Annotated[
     int, typer.Option(min=1, help="How many seeds: of splits that the data lack, subsets and minibatches.")

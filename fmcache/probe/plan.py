@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -94,10 +95,13 @@ def make_plan(cache: Cache, options: Options, note: Callable[[str], None]) -> li
     methods = methods_of(options)
     if stray := sorted(set(options.grid) - {name for method in methods for name in method.grid}):
         known = sorted({name for method in methods for name in method.grid})
+        near = get_close_matches(stray[0], known, n=1)
         raise UsageError(
             f"No method has the hyper-parameter {stray[0]}.",
             f"These have {', '.join(known) or 'none'}.",
-            "Type: --grid NAME=… with one of them, or name its method: --method NAME",
+            f"Did you mean --grid {near[0]}=…?"
+            if near
+            else "Type: --grid NAME=… with one of them, or name its method: --method NAME",
         )
     jobs: list[Job] = []
     for source in _sources(cache, options):
@@ -131,8 +135,11 @@ def _jobs(study: Study, subset: Subset, methods: Sequence[Method], note: Callabl
     source, options = study.source, study.options
     random = source.policy != "given" or options.protocol != "convex" or bool(subset.name)
     jobs = []
+    _check_size(source, options)
+    _check_balance(source, subset)
     fitted: dict[tuple[int, ...], tuple[list[str], dict[str, str]]] = {}
     for method in methods:
+        _check_groups(study, method, note)
         wanted = options.seeds if random or method.stochastic else 1
         if wanted < options.seeds:
             note(f"{source.dataset} gives its own splits: one seed says it all.")
@@ -153,6 +160,54 @@ def _jobs(study: Study, subset: Subset, methods: Sequence[Method], note: Callabl
         key = digest({"config": config, "data": source.digest})
         jobs.append(Job(study, method, subset, seeds, tuple(labels), skipped, config, key))
     return jobs
+
+
+def _check_size(source: Source, options: Options) -> None:
+    d = source.x.shape[1]
+    if options.pca > d:
+        raise UsageError(
+            f"--pca {options.pca} asks for more components than there are features.",
+            f"{source.name} has {d:,} features.",
+            f"Type: --pca {min(d, max(1, d // 4))}   or leave --pca out to keep all",
+        )
+
+
+def _check_balance(source: Source, subset: Subset) -> None:
+    if not subset.attribute:
+        return
+    groups = groups_of(source.table, subset.attribute, "--balance")[1]
+    if len(groups) < 2:
+        raise UsageError(
+            f"--balance {subset.balance} needs two groups.",
+            f"{subset.attribute} of {source.name} has {_groups(groups)}.",
+            "Name another attribute, or leave --balance out.",
+        )
+
+
+def _check_groups(study: Study, method: Method, note: Callable[[str], None]) -> None:
+    """A method that tells groups apart needs two; with one it would be erm under another name."""
+    source, options = study.source, study.options
+    worst = options.select == "worst"
+    if not (method.needs_attribute or method.attribute_at_test or worst):
+        return
+    who = method.name if method.needs_attribute or method.attribute_at_test else "select=worst"
+    if len(study.groups) < 2:
+        raise UsageError(
+            f"{who} needs two groups.",
+            f"{options.attribute} of {source.name} has {_groups(study.groups)}.",
+            f"Name another attribute, or {'leave --select out' if who != method.name else 'type: --method erm'}",
+        )
+    training = source.splits[0] == "train"
+    there = [study.groups[code] for code in np.unique(study.group[training & (study.group >= 0)])]
+    if len(there) < 2:
+        note(
+            f"warning: {source.name}: its training samples have {_groups(there)}, of {options.attribute}; "
+            f"what {method.name} does about groups while it trains is without effect."
+        )
+
+
+def _groups(names: Sequence[str]) -> str:
+    return f"one group, {names[0]}" if len(names) == 1 else f"{len(names) or 'no'} groups"
 
 
 def _config(

@@ -50,7 +50,7 @@ class Study:
         """Which samples train each label under a seed."""
         table = self.source.table
         balance = subset.attribute
-        group = groups_of(table, balance)[0] if balance else np.zeros(table.height, np.int64)
+        group = groups_of(table, balance, "--balance")[0] if balance else np.zeros(table.height, np.int64)
         return choose_samples(
             subset, self.source.splits[seed] == "train", y, table["sample_id"].to_list(),
             table["patient_id"].to_list(), group, seed,

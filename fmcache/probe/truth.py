@@ -77,13 +77,15 @@ def fittable(
     return fitted, skipped
 
 
-def groups_of(table: pl.DataFrame, attribute: str) -> tuple[Int[np.ndarray, " k"], tuple[str, ...]]:
+def groups_of(
+    table: pl.DataFrame, attribute: str, option: str = "--attribute"
+) -> tuple[Int[np.ndarray, " k"], tuple[str, ...]]:
     """Codes (-1 unknown) and names, sorted, of an attribute or an intersection (``sex*age_group``).
 
     Raises
     ------
     UsageError : no such attribute, or one with too many values to be groups.
     """
-    found = group_by(table, attribute, option="--attribute")
+    found = group_by(table, attribute, option=option)
     names = tuple(found.names[k] for k in found.known)  # unknown is the last, if it is there
     return np.where(found.codes < len(names), found.codes, -1), names

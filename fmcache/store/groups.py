@@ -88,6 +88,12 @@ def group_by(
     UsageError : no such attribute, or one with too many values.
     """
     parts = [part.strip().removeprefix(ATTRIBUTE) for part in by.split("*")]
+    if "" in parts:
+        raise UsageError(
+            f"{option} {by!r} names no attribute {'beside its *' if len(parts) > 1 else 'at all'}.",
+            _there(table),
+            f"Type: {option} {next(filter(None, parts), 'NAME')}   or, for an intersection: {option} 'sex*age_group'",
+        )
     names, codes = [""], np.zeros(len(table), np.int64)
     for k, part in enumerate(parts):
         values = group_names(table, part, bins or {}, option)
@@ -235,13 +241,20 @@ def cut(column: pl.Series, bins: Bins) -> pl.Series:
 
 def unknown_attribute(name: str, table: pl.DataFrame) -> UsageError:
     """The error for an attribute that the table does not have, with the nearest that it has."""
-    names = [column.removeprefix(ATTRIBUTE) for column in table.columns if column.startswith(ATTRIBUTE)]
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name, _names(table), n=1)
     return UsageError(
         f"There is no attribute {name}.",
-        f"Attributes: {', '.join(names) or 'none'}.",
+        _there(table),
         f"Did you mean {close[0]}?" if close else "",
     )
+
+
+def _there(table: pl.DataFrame) -> str:
+    return f"Attributes: {', '.join(_names(table)) or 'none'}."
+
+
+def _names(table: pl.DataFrame) -> list[str]:
+    return [column.removeprefix(ATTRIBUTE) for column in table.columns if column.startswith(ATTRIBUTE)]
 
 
 def _too_many(column: pl.Series) -> str | None:

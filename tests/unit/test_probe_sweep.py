@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
 from fmcache.analyze.report.build import build_report
 from fmcache.analyze.run import run_metrics
+from fmcache.cli import app
 from fmcache.errors import MissingEntry, UsageError
 from fmcache.probe import plan as plan_module
 from fmcache.probe import run as run_module
 from fmcache.probe.logistic import fit_logistic
+from fmcache.probe.methods import METHODS
 from fmcache.probe.options import Options
+from fmcache.probe.plan import make_plan
 from fmcache.probe.run import describe_plan, probe
 from fmcache.probe.truth import truth_of
 from fmcache.store.cache import Cache, open_cache
@@ -370,13 +374,79 @@ def test_uncertain_labels_follow_the_policy(tmp_path: Path) -> None:
         ({"select": "worst"}, "select=worst needs groups.\n"),
         ({"usage": "clip-adapt"}, "clip-adapt has no protocol convex.\n"),
         ({"grid": {"coefficient": (1.0,)}}, "No method has the hyper-parameter coefficient.\n"),
+        ({"grid": {"coeficient": (1.0,)}, "methods": ("dp",), "attribute": "sex"},
+         "No method has the hyper-parameter coeficient.\nThese have coefficient.\nDid you mean --grid coefficient=…?"),
         ({"attribute": "sx", "methods": ("reweighing",)}, "There is no attribute sx.\n"),
+        ({"attribute": "sex*", "methods": ("reweighing",)},
+         "--attribute 'sex*' names no attribute beside its *.\nAttributes: sex, age.\n"
+         "Type: --attribute sex   or, for an intersection: --attribute 'sex*age_group'"),
+        ({"balance": "label*sex*"}, "--balance 'sex*' names no attribute beside its *.\nAttributes: sex, age.\n"),
+        ({"balance": "label*sxe"}, "There is no attribute sxe.\nAttributes: sex, age.\nDid you mean sex?"),
+        ({"pca": 100_000}, "--pca 100000 asks for more components than there are features.\n"
+                           "net/small on cohort has 8 features.\nType: --pca 2   or leave --pca out to keep all"),
     ],
 )  # fmt: skip
 def test_what_means_nothing_is_said(cache: Cache, how: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError) as caught:
         probe(cache, Options(**how))
     assert str(caught.value).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("how", "who"),
+    [({"methods": (name,)}, name) for name, method in METHODS.items() if method.needs_attribute]
+    + [({"select": "worst"}, "select=worst"), ({"balance": "sex"}, "--balance sex")],
+)
+def test_one_group_is_none_to_be_fair_to(tmp_path: Path, how: dict[str, Any], who: str) -> None:
+    """They were erm under another name, without a word."""
+    cache = open_cache(tmp_path / "cache", create=True)
+    table, x = samples()
+    known = pl.Series(["female", None] * (table.height // 2))
+    store(cache, "net", table.with_columns(known.alias("attribute.sex")), x)
+    with pytest.raises(UsageError) as caught:
+        probe(cache, Options(attribute="sex", **how))
+    first, second, third = str(caught.value).splitlines()
+    assert (first, second) == (f"{who} needs two groups.", "sex of net on cohort has one group, female.")
+    assert third.startswith("Name another attribute, or ")
+    assert not cache.runs()
+
+
+def test_one_group_in_training_is_said(tmp_path: Path) -> None:
+    cache = open_cache(tmp_path / "cache", create=True)
+    table, x = samples()
+    sex = pl.when(pl.col("split") == "train").then(pl.lit("female")).otherwise(pl.col("attribute.sex"))
+    store(cache, "net", table.with_columns(sex.alias("attribute.sex")), x)
+    said: list[str] = []
+    make_plan(cache, Options(methods=("erm", "group-dro"), attribute="sex"), said.append)
+    (warning,) = [text for text in said if text.startswith("warning")]
+    assert warning == (
+        "warning: net on cohort: its training samples have one group, female, of sex; "
+        "what group-dro does about groups while it trains is without effect."
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (["--attribute", "sex", "--attribute", "age_group"],
+         "--attribute is given 2 times: sex, age_group.\n"
+         "The groups of a run are those of one attribute, or of one intersection.\n"
+         "Type: --attribute 'sex*age_group'   or run the command once for each"),
+        (["--grid", "coefficient=a,b"], "--grid coefficient=a,b is not a list of numbers.\n"
+         "Finite numbers, separated by commas, are needed.\nType: --grid coefficient=0.1,1"),
+        (["--grid", "coefficient="], "--grid coefficient= is not a list of numbers.\n"
+         "Finite numbers, separated by commas, are needed.\nType: --grid coefficient=0.1,1"),
+        (["--grid", "coefficient=nan"], "--grid coefficient=nan is not a list of numbers.\n"
+         "Finite numbers, separated by commas, are needed.\nType: --grid coefficient=0.1,1"),
+        (["--grid", "coefficient=1", "--grid", "coefficient=2,3"], "--grid coefficient=… is given twice.\n"
+         "One list holds all values of a hyper-parameter.\nType: --grid coefficient=1,2,3"),
+        (["--fraction", "0.1,x"], "--fraction 0.1,x is not a list of numbers.\n"
+         "Finite numbers, separated by commas, are needed.\nType: --fraction 0.1,1"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_from_the_command_line(cache: Cache, typed: list[str], says: str) -> None:
+    outcome = CliRunner().invoke(app, ["probe", "lp", "--cache", str(cache.path), *typed])
+    assert str(outcome.exception) == says
 
 
 def test_the_configuration_is_plain_json(cache: Cache) -> None:
