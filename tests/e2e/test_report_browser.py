@@ -230,6 +230,23 @@ def test_axe_finds_no_serious_violation(browser: Browser, page_file: Path, schem
     assert bad == []
 
 
+def test_the_bar_of_links_scrolls_without_a_bar_of_its_own(browser: Browser, page_file: Path) -> None:
+    page, _, _ = _open(browser, page_file, viewport={"width": 390, "height": 844})
+    nav = page.locator("nav")
+    assert nav.evaluate("one => one.scrollWidth > one.clientWidth"), "the links fit: the test shows nothing"
+    assert nav.evaluate("one => getComputedStyle(one).scrollbarWidth") == "none"
+    last = page.locator("nav a").last
+    while not last.evaluate("one => one === document.activeElement"):
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.closest('nav') !== null"), (
+            "Tab left the bar before its last link"
+        )
+    box = last.bounding_box()
+    assert box is not None
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 390
+
+
 def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Browser, page_file: Path) -> None:
     page, _, _ = _open(browser, page_file, viewport={"width": 390, "height": 844})
     _keep(page, "report-phone.png")
