@@ -130,6 +130,9 @@ group, which is a mitigation; the policy is then recorded as `youden per group`.
   any case of letters, one of: {missing}. "Other" is a group.
 * `--bins age=40:60` or `--bins age=young:40:middle:60:old` cuts a number; a value on a limit is in the upper group.
 * An intersection is written `sex*age_group`; its groups are `female*60+`. A row that lacks one part is `{unknown}`.
+* `fmcache metrics --where "view = 'PA'"` measures a part: the test samples that fulfil a condition in SQL on the
+  columns of the table `samples` (docs/sql.md). Thresholds stay those of the whole run, as they are for a group. Its
+  results are printed, not stored.
 
 ## Definitions of others
 

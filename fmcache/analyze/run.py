@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from fmcache.analyze.evaluate import evaluate
+from fmcache.analyze.where import MEASURED, Where
 from fmcache.errors import MissingEntry, UsageError
 from fmcache.progress import Progress, Silent
 from fmcache.store.cache import Cache
@@ -26,12 +27,15 @@ def run_metrics(
     by: Sequence[str] | None = None,
     threshold_policy: str = "youden",
     curves: Path | None = None,
+    where: str | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> pl.DataFrame:
     """Results (RESULT_COLUMNS) of the chosen runs, all runs by default; each run's are published in the cache.
 
     A run that was audited from a table keeps the threshold policy of its audit: it may have no validation rows.
+    where : a condition in SQL on the samples that are measured (`fmcache.analyze.where`); such results are of a part of
+    the run, so they are returned and not published.
     options : definition, draws, level, seed, reference, …; see `evaluate`. curves : a file for the curves by group.
     An attribute of `by` that a run's dataset lacks is left out for that run; one that no run has is an error, before
     anything is computed, as it is in `reference` and `bins`.
@@ -44,14 +48,19 @@ def run_metrics(
     progress = progress or Silent()
     runs = _scored(chosen_runs(cache.runs(), models, datasets), progress)
     check_attributes(runs, by, options)
+    part = None if where is None else Where(cache, where)
     progress.start("metrics", len(runs), "runs")
     tables: list[pl.DataFrame] = []
     used: set[str] = set()
     for run in runs:
-        predictions = run.predictions()
+        predictions = run.predictions() if part is None else part.rows(run, run.predictions())
         mine = present(predictions, by)
         used.update(mine or [])
         name = f"{run.info.get('model')} / {run.info.get('dataset')}"
+        if part is not None and not (predictions["split"] == MEASURED).any():
+            progress.note(f"{name} has no measured sample that fulfils the condition.")
+            progress.advance(1, name)
+            continue
         if by is not None and (absent := [one for one in by if one not in (mine or [])]):
             progress.note(f"{name} has no {', '.join(absent)}.")
         policy = str(run.info.get("threshold_policy") or threshold_policy)
@@ -59,11 +68,14 @@ def run_metrics(
             predictions, by=mine, threshold_policy=policy, info={**run.info, "run_id": run.run_id},
             curves=_file_of(curves, run, len(runs)), **_fitting(options, mine),
         )  # fmt: skip
-        cache.publish_results(run.run_id, outcome.results)
+        if part is None:
+            cache.publish_results(run.run_id, outcome.results)
         for finding in outcome.findings:
             progress.note(f"{finding.severity}: {name}: {finding.text}")
         tables.append(outcome.results)
         progress.advance(1, name)
+    if part is not None and not tables:
+        raise part.nothing()
     if by and not used:
         there = f"Attributes of the runs, not all in one: {', '.join(_attributes(runs)) or 'none'}."
         raise UsageError(f"No run has all of {' or of '.join(by)}.", there, "Type: --by with one of these.")

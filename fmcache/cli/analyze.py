@@ -62,6 +62,12 @@ Curves = Annotated[
     Path | None,
     typer.Option(help="Also write ROC, PR, calibration and decision curves: FILE.parquet or .csv."),
 ]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        help="Measure these samples only, by a condition in SQL on the table samples: \"view = 'PA'\". Not stored."
+    ),
+]
 ON_A_TERMINAL = (
     "finding",
     "auc",
@@ -195,12 +201,14 @@ def metrics(
     floor: Floor = 10,
     metric: MetricNames = None,
     curves: Curves = None,
+    where: Where = None,
     cache: CacheDir = None,
     form: Form = Format.auto,
     debug: Debug = False,
 ) -> None:
     """Per-group metrics and disparities of every run, with patient-clustered bootstrap intervals."""
     from fmcache.analyze.run import run_metrics
+    from fmcache.errors import UsageError
 
     setting = _setting(
         definition, per_group, bins, reference, tolerance, family, engine, draws, level, seed, floor
@@ -208,6 +216,12 @@ def metrics(
     store = open_store(cache)
     with Bar() as bar:
         if versus is not None:
+            if where is not None:
+                raise UsageError(
+                    "--where goes without --versus.",
+                    "Two models are compared on all samples that both have measured.",
+                    "Leave one of them out.",
+                )
             from fmcache.analyze.versus import run_versus
 
             results = run_versus(
@@ -217,7 +231,7 @@ def metrics(
         else:
             results = run_metrics(
                 store, models=model, datasets=dataset, by=_split(by), threshold_policy=threshold, curves=curves,
-                progress=bar, **setting,
+                where=where, progress=bar, **setting,
             )  # fmt: skip
     show(results, form, metric)
 

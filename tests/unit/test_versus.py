@@ -200,6 +200,34 @@ def test_an_attribute_that_some_runs_lack_is_left_out_for_those(cache: Path) -> 
     ]
 
 
+def test_where_measures_a_part_as_by_measures_it_and_stores_nothing(tmp_path: Path) -> None:
+    """The women chosen by SQL have the numbers of the group female: thresholds come from all validation rows."""
+    store = open_cache(tmp_path / "cache", create=True)
+    table = study(1.0).with_columns(split=pl.Series(["val", "test", "test", "test"] * 200))
+    store.publish_run({"model": "alpha", "dataset": "d1", "usage": "lp", "method": "erm"}, table)
+    known = table.unique("sample_id").select("sample_id", "patient_id", "split", "attribute.sex")
+    known = known.with_columns(
+        path=pl.lit(""), slices=pl.lit(1), input_digest=pl.col("sample_id"), input_error=pl.lit(None, pl.String),
+        view=pl.when(pl.col("attribute.sex") == "female").then(pl.lit("PA")).otherwise(pl.lit("AP")),
+    )  # fmt: skip
+    store.publish_dataset("d1", {}, known)
+    whole = run_metrics(store, by=["sex"], draws=5)
+    stored = store.results()
+    for condition in ("sex = 'female'", "view = 'PA' -- a raw column", "false OR sex = 'female'"):
+        part = run_metrics(store, by=["sex"], draws=5, where=condition)
+        for metric in ("auc", "tpr", "fpr", "ece"):
+            (mine,) = part.filter(metric=metric, group="overall", disparity="")["value"]
+            (theirs,) = whole.filter(metric=metric, group="female", disparity="")["value"]
+            assert mine == pytest.approx(theirs, abs=1e-12), metric
+    assert store.results().equals(stored)
+    with pytest.raises(UsageError, match="No measured sample fulfils: sex = 'other'"):
+        run_metrics(store, where="sex = 'other'")
+    with pytest.raises(UsageError, match="sexx"):
+        run_metrics(store, where="sexx = 'female'")
+    with pytest.raises(UsageError):
+        run_metrics(store, where="true) AND (SELECT count(*) FROM read_csv('/etc/passwd')) > (0")
+
+
 def test_structures_of_a_table_of_dice_are_measured_apart(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     n = 120
