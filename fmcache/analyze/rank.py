@@ -8,7 +8,7 @@ that no model is better is no evidence that all are equal.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -161,6 +161,7 @@ def rank_models(
         )
     keys = ["dataset", "label", "attribute", "group", "threshold_policy"]
     cells = titled.group_by("_model", *keys).agg(pl.col("value").mean())  # over seeds
+    mixed = titled.group_by("_model", *keys).agg(pl.col("run_id").n_unique()).filter(pl.col("run_id") > 1)
     wide = cells.pivot(on="_model", index=keys, values="value").drop_nulls()
     dropped = cells.select(keys).n_unique() - wide.height
     if wide.is_empty():
@@ -173,7 +174,12 @@ def rank_models(
     datasets = sorted(set(blocks.tolist()))
     ranks = np.stack([ranked[blocks == one].mean(axis=0) for one in datasets])
     values = np.stack([wide.select(models).to_numpy()[blocks == one].mean(axis=0) for one in datasets])
-    return _ranking(models, datasets, ranks, values, dropped, alpha, draws, seed)
+    found = _ranking(models, datasets, ranks, values, dropped, alpha, draws, seed)
+    told = [
+        f"{name} is the mean of several runs of one dataset: methods that knew another attribute, or older data"
+        for name in sorted(set(mixed["_model"].to_list()))
+    ]
+    return replace(found, remark="; ".join(part for part in (*told, found.remark) if part))
 
 
 def _ranking(

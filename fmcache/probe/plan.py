@@ -16,13 +16,14 @@ import numpy as np
 from fmcache.errors import MissingEntry, UsageError
 from fmcache.probe.asked import entries_of, is_called, labels_of
 from fmcache.probe.attribute import labels_of_attributes
+from fmcache.probe.departures import departures
 from fmcache.probe.neighbours import NEIGHBOURS
 from fmcache.probe.options import Options
 from fmcache.probe.penalties import GRID
 from fmcache.probe.problem import Method
 from fmcache.probe.source import Source, one_dataset, two_datasets
 from fmcache.probe.study import Study
-from fmcache.probe.subsets import Subset, subsets_of
+from fmcache.probe.subsets import Subset, bracketed, subsets_of
 from fmcache.probe.truth import groups_of, truth_of
 from fmcache.probe.usage import WITH_TEXTS, methods_of, texts_of
 from fmcache.store.cache import Cache
@@ -59,8 +60,10 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of the ``method`` column."""
-        return self.method.name + self.subset.name
+        """Of the ``method`` column: two runs of one model that were asked for differently are never called the same."""
+        return self.method.name + bracketed(
+            [*self.subset.parts, *departures(self.study.options, self.method.grid)]
+        )
 
     @property
     def blocks(self) -> list[tuple[str, ...]]:

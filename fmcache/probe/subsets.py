@@ -29,17 +29,27 @@ class Subset:
     control: bool = False
 
     @property
-    def name(self) -> str:
-        """What stands behind the method's name: ``[fraction=0.05]``; "" for all training samples."""
+    def parts(self) -> list[str]:
+        """What tells it from all training samples: ``fraction=0.05``, ``balance=sex``."""
         parts = [f"fraction={self.fraction:g}"] if self.fraction < 1 else []
         if self.balance:
             parts.append(f"{'control' if self.control else 'balance'}={self.balance}")
-        return f"[{','.join(parts)}]" if parts else ""
+        return parts
+
+    @property
+    def name(self) -> str:
+        """``[fraction=0.05]``; "" for all training samples."""
+        return bracketed(self.parts)
 
     @property
     def attribute(self) -> str:
         """Of the balance, without ``label*``."""
         return self.balance.removeprefix("label*")
+
+
+def bracketed(parts: Sequence[str]) -> str:
+    """What stands behind a method's name: ``[fraction=0.05,protocol=paper]``; "" for nothing."""
+    return f"[{','.join(parts)}]" if parts else ""
 
 
 def subsets_of(fractions: Sequence[float], balance: str) -> list[Subset]:

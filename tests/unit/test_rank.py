@@ -88,6 +88,15 @@ def test_seeds_are_averaged_and_incomplete_blocks_left_out_and_said() -> None:
     assert found.remark.startswith("1 blocks lack a model")
 
 
+def test_several_runs_of_one_name_are_not_averaged_in_silence() -> None:
+    once = results({("a", "x"): 0.9, ("b", "x"): 0.8}).with_columns(run_id=pl.lit("1"))
+    twice = results({("a", "x"): 0.7}).with_columns(run_id=pl.lit("2"))
+    assert "mean of several runs" not in rank_models(once, "auc").remark
+    assert (
+        "a is the mean of several runs of one dataset" in rank_models(pl.concat([once, twice]), "auc").remark
+    )
+
+
 def test_one_dataset_has_ranks_and_no_test() -> None:
     found = rank_models(results({("a", "x"): 0.9, ("b", "x"): 0.8}), "auc")
     assert math.isnan(found.p)

@@ -31,7 +31,7 @@ from fmcache.analyze.report.decision import _above, decision_figure
 from fmcache.analyze.report.explorer import Explorer, explore
 from fmcache.analyze.report.sentences import finding, headlines
 from fmcache.analyze.report.truth import truth
-from fmcache.analyze.report.views import Attribute, Disparities, Group, Number, View
+from fmcache.analyze.report.views import Attribute, Disparities, Group, Number, View, told_apart
 from fmcache.analyze.report.wording import decimal
 from fmcache.analyze.run import run_metrics
 from fmcache.analyze.values import audit_values
@@ -300,6 +300,19 @@ def test_the_coefficients_of_a_method_are_a_path_in_the_front() -> None:
     assert "swept, coefficient 0.1: AUC 0.890, gap 0.080" in drawn
     hidden = replace(swept.attributes[0], unnamed=1)
     assert comparisons([plain, replace(swept, attributes=[hidden])])[0].paths == []
+
+
+def test_two_runs_of_one_name_are_told_apart() -> None:
+    plain = _run("m", 0.9, 0.1, 0.8, 0.9)
+    info = {**plain.info, "method": "group-dro"}
+    by_sex, by_race = (
+        replace(plain, run_id=run, info={**info, "attribute": attribute})
+        for run, attribute in (("aaaaaaaa", "sex"), ("bbbbbbbb", "race"))
+    )
+    again = replace(plain, run_id="cccccccc")
+    called = [view.what.removeprefix(plain.what) for view in told_apart([by_sex, by_race, plain, again])]
+    assert called == [" · group-dro · sex", " · group-dro · race", f" · {plain.run_id[:6]}", " · cccccc"]
+    assert told_apart([plain, by_sex]) == [plain, by_sex]  # nothing is added where names differ
 
 
 def test_one_view_is_no_comparison() -> None:

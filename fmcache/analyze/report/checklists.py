@@ -17,6 +17,12 @@ from fmcache.analyze.report.wording import count, metric_name, policy_text, spok
 from fmcache.store.groups import UNKNOWN
 
 
+def _mitigates(method: str) -> bool:
+    """Whether it was meant to make groups fairer: a recipe, a vote of neighbours or a smaller sample was not."""
+    name, _, how = method.partition("[")
+    return name not in ("", "erm", "none", "knn") or "balance=" in how
+
+
 @dataclass(frozen=True)
 class Item:
     """What one item asks for and what this report says to it."""
@@ -54,9 +60,7 @@ def checklists(views: Sequence[View], min_cell: int) -> list[Checklist]:
         split += (
             " No patient is on both sides." if not found else f" {count(found)} patients are on both sides."
         )
-    methods = [
-        name for name in dict.fromkeys(view.text("method") for view in views) if name not in ("", "erm")
-    ]
+    methods = [name for name in dict.fromkeys(view.text("method") for view in views) if _mitigates(name)]
     tripod = [
         Item("11", "how missing data were handled", _missing(views)),
         Item("12a", "how the data were used and partitioned", split),

@@ -39,6 +39,7 @@ NAMED_HIDDEN = (
     8  # more hidden groups than this are counted, not named: many tiny groups can be as good as an id
 )
 PLAIN_USAGES = ("lp", "external")  # what is not worth a word in a heading
+PLAIN_METHODS = ("", "erm", "none")
 COMPONENTS = {"eqodds": ("tpr", "fpr"), "eqopp": ("tpr",), "dp": ("selection_rate",)}
 OVERALL: Place = ("", "overall")
 Row = Mapping[str, Any]
@@ -150,6 +151,7 @@ class View:
     policy: str
     level: float
     hidden: Mapping[Place, Why] = field(default_factory=dict)
+    tell: str = ""  # what tells it from another run that is called the same
 
     def text(self, key: str) -> str:
         return clean(str(self.info.get(key) or ""), LONGEST_NAME)
@@ -179,9 +181,32 @@ class View:
                 spoken(self.label),
                 self.text("usage") if self.text("usage") not in PLAIN_USAGES else "",
                 self.text("method") if self.text("method") != "erm" else "",
+                self.tell,
             )
             if part
         )
+
+
+def told_apart(found: Sequence[View]) -> list[View]:
+    """The views, and beside those of two runs with one name the attribute that a method knew, or the run's id."""
+    runs: dict[str, set[str]] = {}
+    for view in found:
+        runs.setdefault(view.what, set()).add(view.run_id)
+    knew = [
+        replace(view, tell=spoken(view.text("attribute")))
+        if len(runs[view.what]) > 1 and view.text("attribute")
+        else view
+        for view in found
+    ]
+    runs = {}
+    for view in knew:
+        runs.setdefault(view.what, set()).add(view.run_id)
+    return [
+        replace(view, tell=" · ".join(part for part in (view.tell, view.run_id[:6]) if part))
+        if len(runs[view.what]) > 1
+        else view
+        for view in knew
+    ]
 
 
 def views(results: pl.DataFrame, run_id: str, info: Mapping[str, Any], floor: int) -> list[View]:
