@@ -56,7 +56,7 @@ def run_metrics(
         predictions = run.predictions() if part is None else part.rows(run, run.predictions())
         mine = present(predictions, by)
         used.update(mine or [])
-        name = f"{run.info.get('model')} / {run.info.get('dataset')}"
+        name = _called(run)
         if part is not None and not (predictions["split"] == MEASURED).any():
             progress.note(f"{name} has no measured sample that fulfils the condition.")
             progress.advance(1, name)
@@ -80,6 +80,15 @@ def run_metrics(
         there = f"Attributes of the runs, not all in one: {', '.join(_attributes(runs)) or 'none'}."
         raise UsageError(f"No run has all of {' or of '.join(by)}.", there, "Type: --by with one of these.")
     return pl.concat(tables)
+
+
+def _called(run: Run) -> str:
+    """``dinov2 / mimic / group-dro``: of usage and method what is not the plain linear probe."""
+    usage, method = (str(run.info.get(key) or "") for key in ("usage", "method"))
+    parts = [str(run.info.get("model")), str(run.info.get("dataset"))]
+    parts += [usage] if usage not in ("", "lp", "external") else []
+    parts += [method] if method not in ("", "erm", "none", usage) else []
+    return " / ".join(parts)
 
 
 def _scored(runs: list[Run], progress: Progress) -> list[Run]:

@@ -24,7 +24,7 @@ from fmcache.analyze.report import build
 from fmcache.analyze.report.build import build_report, key_sentences
 from fmcache.analyze.report.chosen import choose_runs
 from fmcache.analyze.report.cloud import READINGS, clouds, stored_maps
-from fmcache.analyze.report.compare import comparisons, front_sentence, more_is_better
+from fmcache.analyze.report.compare import comparisons, front_sentence, more_is_better, short_names
 from fmcache.analyze.report.compare_figures import front_figure
 from fmcache.analyze.report.curves import precision_recall, roc
 from fmcache.analyze.report.decision import _above, decision_figure
@@ -312,6 +312,7 @@ def test_two_runs_of_one_name_are_told_apart() -> None:
     again = replace(plain, run_id="cccccccc")
     called = [view.what.removeprefix(plain.what) for view in told_apart([by_sex, by_race, plain, again])]
     assert called == [" · group-dro · sex", " · group-dro · race", f" · {plain.run_id[:6]}", " · cccccc"]
+    assert short_names(told_apart([plain, by_sex, by_race])) == ["erm", "group-dro · sex", "group-dro · race"]
     assert told_apart([plain, by_sex]) == [plain, by_sex]  # nothing is added where names differ
 
 

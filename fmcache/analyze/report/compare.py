@@ -90,15 +90,14 @@ def comparisons(views: Sequence[View]) -> list[Comparison]:
 
 
 def short_names(study: Sequence[View]) -> list[str]:
-    """What tells the views of a study apart: of model, usage and method those that differ."""
+    """What tells the views of a study apart: of model, usage, method and what a method knew those that differ."""
     parts = [
-        (view.text("model"), view.text("usage"), view.text("method") or "erm", view.run_id[:6])
-        for view in study
+        (view.text("model"), view.text("usage"), view.text("method") or "erm", view.tell) for view in study
     ]
-    differing = [i for i in range(3) if len({part[i] for part in parts}) > 1]
-    names = [" · ".join(part[i] for i in differing or [0]) for part in parts]
+    differing = [i for i in range(4) if len({part[i] for part in parts}) > 1]
+    names = [" · ".join(part[i] for i in differing or [0] if part[i]) for part in parts]
     if len(set(names)) < len(names):
-        names = [f"{name} · {part[3]}" for name, part in zip(names, parts, strict=True)]
+        names = [f"{name} · {view.run_id[:6]}" for name, view in zip(names, study, strict=True)]
     return names
 
 
