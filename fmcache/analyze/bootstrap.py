@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fmcache.analyze.metrics import Tally
-from fmcache.analyze.parallel import side_by_side
 from fmcache.analyze.weighted import Plan, concatenate
+from fmcache.parallel import side_by_side
 
 CHUNK = 64  # replicates computed together; the fastest of 16 … 256, and no effect on any count or area
 MOST_KEPT = 512 * 2**20  # bytes of counts that are kept for the next label rather than drawn again

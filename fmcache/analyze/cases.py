@@ -13,11 +13,11 @@ from fmcache.analyze.areas import Bools, Floats, Ints
 from fmcache.analyze.calibration import recalibrate
 from fmcache.analyze.influence import auc_influence
 from fmcache.analyze.metrics import METRICS, Tally, is_probability, tally
-from fmcache.analyze.parallel import side_by_side
 from fmcache.analyze.partitions import Partition
 from fmcache.analyze.permutation import PERMUTATIONS
 from fmcache.analyze.thresholds import choose_threshold, chosen_on_test, fixed_threshold, needs_validation
 from fmcache.errors import UsageError
+from fmcache.parallel import side_by_side
 from fmcache.store.groups import Bins, Grouping, group_by
 
 FLOOR = 10  # fewest positives, negatives or samples that a number may be a mean over

@@ -46,11 +46,11 @@ from fmcache.analyze.influence import (
 )
 from fmcache.analyze.intervals import wilson
 from fmcache.analyze.metrics import DEFINITION, METRICS, RATES, Tally, ratio, why_undefined
-from fmcache.analyze.parallel import side_by_side
 from fmcache.analyze.rows import NAN, Rows, in_order
 from fmcache.analyze.thresholds import fixed_threshold
 from fmcache.analyze.weighted import Plan, plan
 from fmcache.errors import UsageError
+from fmcache.parallel import side_by_side
 from fmcache.store.groups import attribute_names
 from fmcache.store.schema import PREDICTION_COLUMNS, RESULT_COLUMNS, conform, empty
 

@@ -17,9 +17,9 @@ from scipy.special import gammaincc
 from fmcache.analyze.areas import Bools, Floats, Ints
 from fmcache.analyze.bootstrap import CHUNK
 from fmcache.analyze.metrics import Tally
-from fmcache.analyze.parallel import side_by_side
 from fmcache.analyze.partitions import Partition
 from fmcache.analyze.weighted import Plan, concatenate, plan
+from fmcache.parallel import side_by_side
 from fmcache.store.groups import ranked
 
 PERMUTATIONS = 100

@@ -30,8 +30,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from fmcache.parallel import side_by_side
 from fmcache.probe.centred import Centred, Matrix, Streamed, centre
 from fmcache.probe.lbfgs import minimise, minimise_streamed
 from fmcache.probe.newton import AT_ONCE, newton
@@ -149,16 +149,15 @@ def _empty(m: int, c: int, d: int) -> _Found:
 def _few(ask: _Ask, tolerance: float, coarse: bool) -> _Found:
     """Columns that a handful of rows train: no pass over the others' rows, and nothing to compile."""
     m, c, d = len(ask.lam), len(ask.prevalence), ask.data.mean.size
-    found, passes = _empty(m, c, d), 0
-    with threadpool_limits(
-        limits=1, user_api="blas"
-    ):  # threads cost more than they give to matrices of 100 x 100
-        for l, p in enumerate(ask.prevalence):
-            start = np.zeros((m, d)), np.full(m, np.log(p / (1 - p)))
-            w, b, gradient, steps = _newton(ask, l, ask.lam, *start, tolerance)
-            found.w[:, l], found.b[:, l], found.gradient[:, l] = w, b, gradient
-            passes = max(passes, steps)
-    return found._replace(passes=passes)
+    found = _empty(m, c, d)
+
+    def solved(l: int) -> int:
+        start = np.zeros((m, d)), np.full(m, np.log(ask.prevalence[l] / (1 - ask.prevalence[l])))
+        w, b, gradient, steps = _newton(ask, l, ask.lam, *start, tolerance)
+        found.w[:, l], found.b[:, l], found.gradient[:, l] = w, b, gradient
+        return steps
+
+    return found._replace(passes=max(side_by_side(solved, range(c))))
 
 
 def _newton(
@@ -211,11 +210,13 @@ def _finish_late(
     """In float64 and in place: in the span of a column's rows if features are more, else by `refine`; the passes."""
     count = (ask.weight > 0).sum(axis=0)
     inside = count[late[1]] <= ask.data.mean.size
-    passes = 0
-    for l in np.unique(late[1][inside]):
+
+    def solved(l: int) -> int:
         j = late[0][late[1] == l]
         w[j, l], b[j, l], gradient[j, l], steps = _newton(ask, l, ask.lam[j], w[j, l], b[j, l], tolerance)
-        passes = max(passes, steps)
+        return steps
+
+    passes = max(side_by_side(solved, np.unique(late[1][inside]).tolist()), default=0)
     rest = tuple(each[~inside] for each in late)
 
     def told(columns: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ The optimum lies in the span of the rows: with fewer rows than features r = n.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import lapack
 
+from fmcache.parallel import side_by_side
 from fmcache.probe.centred import Centred, Streamed
 from fmcache.probe.lbfgs import minimise
 from fmcache.shapes import Float, Int
@@ -122,13 +123,10 @@ def _together(
     """`refine`, of columns that share a program; the first `count` are wanted."""
     there, zero, passes = jnp.asarray(rows), jnp.zeros(u.shape), 0
     evaluate, slope, curvature = _compiled(loss)
-    turn = np.zeros((*u.shape, u.shape[1]))
     for left in reversed(range(ROUNDS + 1)):
         h = np.asarray(curvature(there, told, jnp.asarray(u)))
-        for column in range(len(u)):
-            turn[column] = (
-                turn[column % count] if column >= count else _factor(rows, h[:, column], lam[column])
-            )
+        factors = side_by_side(partial(_factor, rows, h, lam), range(count))
+        turn = np.stack([factors[column % count] for column in range(len(u))])
         problem = _Columns(there, jnp.asarray(turn), jnp.asarray(u), jnp.asarray(lam), told)
         norm = np.linalg.norm(np.asarray(slope(problem, zero)), axis=1)
         passes += 2
@@ -140,8 +138,9 @@ def _together(
     return u[:count], norm[:count], passes
 
 
-def _factor(rows: np.ndarray, h: np.ndarray, lam: float) -> np.ndarray:
-    """L⁻ᵀ of the Hessian; rows whose curvature is nothing beside the largest are left out."""
+def _factor(rows: np.ndarray, curvatures: np.ndarray, lams: np.ndarray, column: int) -> np.ndarray:
+    """L⁻ᵀ of a column's Hessian; rows whose curvature is nothing beside the largest are left out."""
+    h, lam = curvatures[:, column], lams[column]
     some = h > 1e-14 * h.max(initial=0.0)
     weighed = rows[some] * np.sqrt(h[some])[:, None]
     hessian = weighed.T @ weighed

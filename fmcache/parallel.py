@@ -1,4 +1,4 @@
-"""Labels side by side: one thread a core, one BLAS thread each."""
+"""Labels or columns side by side: one thread a core, one BLAS thread each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 One = TypeVar("One")
 Result = TypeVar("Result")
-MOST = 8  # threads; each holds the replicates of one label
+MOST = 8  # threads; each holds what one item needs
 
 
 def side_by_side(work: Callable[[One], Result], items: Sequence[One]) -> list[Result]:
