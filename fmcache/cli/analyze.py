@@ -82,6 +82,7 @@ ON_A_TERMINAL = (
     "hd95",
     "nsd",
 )
+RUN = ("model", "dataset", "usage", "method", "seed")  # shown where rows differ in them
 WIDE = (
     "label",
     "attribute",
@@ -149,15 +150,17 @@ def show(results: pl.DataFrame, form: Format, metrics: str | None) -> None:
                 ["", "difference", "difference_p", "gap", "gap_null", "gap_p", "parity"]
             )
         )
+    rows = rows.filter(pl.col("metric") != "finding")
+    columns = [name for name in RUN if name in rows.columns and rows[name].n_unique() > 1] + list(WIDE)
     short = [
         {
-            **{name: row.get(name) for name in WIDE},
+            **{name: row.get(name) for name in columns},
             "interval": "" if row["ci_low"] is None or row["ci_low"] != row["ci_low"]
             else f"{row['ci_low']:.3f} to {row['ci_high']:.3f}",
         }
-        for row in rows.filter(pl.col("metric") != "finding").iter_rows(named=True)
+        for row in rows.iter_rows(named=True)
     ]  # fmt: skip
-    emit(short, list(WIDE), Format.table)
+    emit(short, columns, Format.table)
     say("This is a selection; --metric NAME,… prints others, --format json all.")
 
 

@@ -225,7 +225,8 @@ def numbers_among(table: pl.DataFrame) -> dict[str, AttributeCard]:
 def _check_columns(table: pl.DataFrame, what: str) -> None:
     for name in ("sample_id", "path"):
         if name not in table.columns:
-            near = get_close_matches(name, table.columns, n=1, cutoff=0.5)
+            others = [of for of in table.columns if of not in _TEXT]  # those are what they say
+            near = get_close_matches(name, others, n=1, cutoff=0.5)
             shown = ", ".join(table.columns[:12]) + (" …" if len(table.columns) > 12 else "")
             do = f"Did you mean `{near[0]}`? Rename it to {name}." if near else f"Add a column {name}."
             raise DatasetError(f"{what} has no column `{name}`.", f"It has: {shown}.", do)

@@ -53,6 +53,10 @@ class Recipe:
         share = (epoch - first) / (self.epochs - self.warmup) if self.warmup else epoch / self.epochs
         return self.least + (self.rate - self.least) / 2 * (1 + math.cos(math.pi * share))
 
+    def reach(self, rows: int) -> float:
+        """How far AdamW moves a coefficient at most, about: the sum of the rates of all steps over `rows` rows."""
+        return -(-rows // self.batch) * sum(self.rate_of(epoch) for epoch in range(self.epochs))
+
 
 RECIPES = {
     "paper": Recipe(adam=True, rate=2.5e-4, least=0.0, decay=0.05, batch=128),

@@ -17,6 +17,7 @@ from fmcache.errors import MissingEntry, UsageError
 from fmcache.probe.asked import entries_of, is_called, labels_of
 from fmcache.probe.attribute import labels_of_attributes
 from fmcache.probe.departures import departures
+from fmcache.probe.minibatch import RECIPES
 from fmcache.probe.neighbours import NEIGHBOURS
 from fmcache.probe.options import Options
 from fmcache.probe.penalties import GRID
@@ -141,6 +142,7 @@ def _jobs(study: Study, subset: Subset, methods: Sequence[Method], note: Callabl
     _check_size(source, options)
     _check_balance(source, subset)
     fitted: dict[tuple[int, ...], tuple[list[str], dict[str, str]]] = {}
+    _tell_of_the_start(study, subset, note)
     for method in methods:
         _check_groups(study, method, note)
         wanted = options.seeds if random or method.stochastic else 1
@@ -211,6 +213,21 @@ def _check_groups(study: Study, method: Method, note: Callable[[str], None]) -> 
 
 def _groups(names: Sequence[str]) -> str:
     return f"one group, {names[0]}" if len(names) == 1 else f"{len(names) or 'no'} groups"
+
+
+def _tell_of_the_start(study: Study, subset: Subset, note: Callable[[str], None]) -> None:
+    """A recipe that begins anywhere and then hardly moves measures where it began."""
+    source, recipe = study.source, RECIPES.get(study.options.protocol)
+    if recipe is None or not recipe.adam or study.options.usage not in ("lp", "attribute"):
+        return
+    trained: np.ndarray = np.any(study.training(subset, 0, study.y), axis=1)
+    rows, bound = int(trained[source.sample].sum()), 1 / source.x.shape[1] ** 0.5
+    if 0 < (reach := recipe.reach(rows)) < bound:
+        note(
+            f"{source.name}{subset.name}: protocol {study.options.protocol} moves a coefficient by {reach:.2g} at most "
+            f"with {rows:,} training rows, from a start drawn in ±{bound:.2g}; the start may say more than the images. "
+            "--protocol convex has no start."
+        )
 
 
 def _config(

@@ -125,3 +125,31 @@ def test_the_error_tree_is_the_one_in_the_docstring() -> None:
             assert str(kind.exit_code) in line.split(), line
     assert errors.Interrupted("x", signal=15).exit_code == 143
     assert str(errors.FmcacheError("what", "found", "do")) == "what\nfound\ndo"
+
+
+@pytest.mark.parametrize("differ", [(), ("method",), ("model", "seed")])
+def test_a_table_of_results_names_what_its_rows_differ_in(
+    differ: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import polars as pl
+
+    from fmcache.cli.analyze import RUN, show
+    from fmcache.output import Format
+    from fmcache.store.schema import RESULT_COLUMNS
+
+    same: dict[str, object] = {
+        "metric": "auc",
+        "disparity": "",
+        "value": 0.5,
+        "seed": 0,
+        "model": "net",
+        "method": "erm",
+    }
+    rows = [same, same | {name: 1 if name == "seed" else "other" for name in differ}]
+    table = pl.DataFrame(
+        [{name: row.get(name) for name in RESULT_COLUMNS} for row in rows], schema=RESULT_COLUMNS
+    )
+    monkeypatch.setenv("COLUMNS", "200")
+    show(table, Format.table, None)
+    head = capsys.readouterr().out.split("label")[0]
+    assert [name for name in RUN if name in head] == list(differ)

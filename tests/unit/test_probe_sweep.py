@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,22 @@ def test_erm_is_one_run_whatever_attribute_stands_beside_it(cache: Cache) -> Non
     assert alone[0]["run_id"] == beside[0]["run_id"]
     (worst,) = describe_plan(cache, Options(attribute="sex", select="worst"))
     assert worst["run_id"] != alone[0]["run_id"]
+
+
+def test_a_recipe_that_hardly_leaves_its_random_start_says_so(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AdamW moves a coefficient by its rates at most; half a cosine of 2.5e-4 over 100 epochs is .0126."""
+    said: list[str] = []
+    plan_module.make_plan(cache, Options(protocol="paper"), said.append)
+    (told,) = [text for text in said if "the start may say more than the images" in text]
+    assert "moves a coefficient by 0.025 at most with" in told  # two batches an epoch
+    said.clear()
+    plan_module.make_plan(cache, Options(), said.append)
+    long = replace(plan_module.RECIPES["paper"], epochs=100_000)
+    monkeypatch.setattr(plan_module, "RECIPES", {"paper": long})
+    plan_module.make_plan(cache, Options(protocol="paper"), said.append)
+    assert not any("start" in text for text in said)
 
 
 def test_another_label_value_is_another_run(cache: Cache) -> None:

@@ -82,6 +82,7 @@ class TestColumns:
             ("", "is empty"),
             ("sample_id,path\n", "has no rows"),
             ("sample_id,path,path\n1,a,b\n", "a column `path` twice"),
+            ("name,path,split\nx,a,test\n", "Add a column sample_id."),
             ("sample_id,path,slices\n1,a,3\n", "fmcache fills it itself"),
             ('sample_id,path\n1,"a\n', "well-formed"),
             ("sample_id,path\n1,a,b,c\n", "well-formed"),
