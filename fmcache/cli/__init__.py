@@ -12,7 +12,7 @@ from fmcache.cli import analyze, cache, datasets, demo, dice, extract, probe, ra
 from fmcache.cli.interrupts import Interrupt, raised_signals
 from fmcache.cli.options import state
 from fmcache.cli.root import app
-from fmcache.cli.standard_output import ReaderGone, told_refusals
+from fmcache.cli.standard_output import ReaderGone, open_what_is_closed, told_refusals
 from fmcache.errors import FmcacheError, ForeignCache
 from fmcache.output import say
 
@@ -40,6 +40,7 @@ def _plain_warnings() -> None:
 
 def main() -> None:
     """Run the command line; expected failures are three lines and an exit code, never a traceback."""
+    open_what_is_closed()
     _help_without_markdown()
     _plain_warnings()
     try:
@@ -53,9 +54,8 @@ def main() -> None:
     except Interrupt as interrupt:
         say(str(interrupt))
         sys.stdout.flush()
-        os._exit(
-            interrupt.exit_code
-        )  # every `with` has ended; taking apart a JAX that was compiling can crash
+        # every `with` has ended; taking apart a JAX that was compiling can crash
+        os._exit(interrupt.exit_code)
     except ReaderGone:
         sys.exit(0)
     except Exception as error:

@@ -59,6 +59,13 @@ def _leave(stream: TextIO) -> None:
         os.close(nowhere)
 
 
+def open_what_is_closed() -> None:
+    """A command started with ``>&-`` or ``2>&-`` has no such stream: what it says there goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process lives
+
+
 @contextmanager
 def told_refusals() -> Iterator[None]:
     """While entered, stdout raises `ReaderGone` and StorageError instead of OSError."""

@@ -127,6 +127,14 @@ def test_the_error_tree_is_the_one_in_the_docstring() -> None:
     assert str(errors.FmcacheError("what", "found", "do")) == "what\nfound\ndo"
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_is_one_that_nobody_reads(closed: str) -> None:
+    command = f"exec {sys.executable} -m fmcache.cli models {closed}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("dinov2" in done.stdout) == (closed == "2>&-")
+
+
 @pytest.mark.parametrize("differ", [(), ("method",), ("model", "seed")])
 def test_a_table_of_results_names_what_its_rows_differ_in(
     differ: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
