@@ -30,7 +30,9 @@ def test_a_sweep_keeps_the_methods_that_are_finished(tmp_path: Path, number: int
     cache = open_cache(tmp_path / "fmcache-cache", create=True)
     store(cache, "net/small", *samples())
     sweep = ["probe", "lp", *(word for name in METHODS for word in ("--method", name)), "--attribute", "sex"]
-    command = [sys.executable, "-m", "fmcache.cli", *sweep]
+    # tests that run in the background of a shell ignore SIGINT, and so would the command
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{heard}; from fmcache.cli import main; main()", *sweep]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
