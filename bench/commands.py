@@ -15,17 +15,16 @@ import argparse
 import gzip
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from turns import in_turn, medians
 
 from fmcache.extract.dataset import load_dataset
 from fmcache.probe.run import probe_lp
@@ -36,17 +35,6 @@ TABLES = {  # card → the packed copy, the owner's name, the goal in seconds
     "nih-cxr14": ("Data_Entry_2017_v2020.csv.gz", "Data_Entry_2017_v2020.csv", 3),
     "chexpert": ("chexpert_train.csv.gz", "train.csv", 5),
 }
-
-
-def in_turn(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The median seconds of each."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):
-        for name, run in runs.items():
-            began = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def verdict(name: str, value: float, goal: float) -> None:
@@ -95,14 +83,16 @@ def small_cache(folder: Path) -> Path:
 def commands(folder: Path, repeats: int) -> None:
     cache = str(small_cache(folder / "cache"))
     query = "SELECT model, auc(y, score) FROM predictions GROUP BY 1"
-    told = in_turn(
-        {
-            "nothing": python("-c", "pass"),
-            "import": python("-c", "import duckdb, polars, pyarrow"),
-            "help": python("-m", "fmcache.cli", "--help"),
-            "sql": python("-m", "fmcache.cli", "sql", query, "--cache", cache),
-        },
-        repeats,
+    told = medians(
+        in_turn(
+            {
+                "nothing": python("-c", "pass"),
+                "import": python("-c", "import duckdb, polars, pyarrow"),
+                "help": python("-m", "fmcache.cli", "--help"),
+                "sql": python("-m", "fmcache.cli", "sql", query, "--cache", cache),
+            },
+            repeats,
+        )
     )
     print(
         f"\npython {told['nothing']:.2f} s, with duckdb, polars and pyarrow {told['import']:.2f} s; "
@@ -129,16 +119,18 @@ def tables(folder: Path, repeats: int) -> None:
         with gzip.open(source) as text, (root / owners).open("wb") as file:
             shutil.copyfileobj(text, file)
         target = root / "samples.parquet"
-        told = in_turn(
-            {
-                "fmcache": lambda name=name, root=root, target=target: (  # type: ignore[misc]
-                    load_dataset(name, root=root, settings=Settings()).samples.write_parquet(target)
-                ),
-                "polars": lambda table=root / owners, target=target: (  # type: ignore[misc]
-                    pl.read_csv(table, infer_schema_length=0).write_parquet(target)
-                ),
-            },
-            repeats,
+        told = medians(
+            in_turn(
+                {
+                    "fmcache": lambda name=name, root=root, target=target: (  # type: ignore[misc]
+                        load_dataset(name, root=root, settings=Settings()).samples.write_parquet(target)
+                    ),
+                    "polars": lambda table=root / owners, target=target: (  # type: ignore[misc]
+                        pl.read_csv(table, infer_schema_length=0).write_parquet(target)
+                    ),
+                },
+                repeats,
+            )
         )
         rows = pl.scan_parquet(target).select(pl.len()).collect().item()
         ratio = told["fmcache"] / told["polars"]

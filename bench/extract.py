@@ -22,13 +22,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from PIL import Image
+from turns import in_turn, medians
 
 from fmcache.extract.dataset import Dataset, load_dataset
 from fmcache.extract.datasets.thorax import noise_bank, thorax
@@ -57,17 +57,6 @@ def pictures(folder: Path, images: int, kind: str) -> Path:
     table = table.with_columns(path=pl.col("sample_id") + f".{suffix}")
     table.write_csv(folder / "study.csv")
     return folder / "study.csv"
-
-
-def in_turn(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each, all of them once a round: what else the machine does falls on all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):
-        for name, run in runs.items():
-            began = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - began)
-    return seconds
 
 
 class Bench:
@@ -167,7 +156,7 @@ def parts(options: argparse.Namespace, scratch: Path) -> None:
         for run in (model, seconds["end to end"]):
             run()  # warm: allocator, forkserver, files
         rounds = in_turn(seconds, options.repeats)
-        took = {name: statistics.median(values) for name, values in rounds.items()}
+        took = medians(rounds)
         print(f"\n{images} {kind} images, {options.model}, batch {options.batch}, {options.autocast}")
         for name, value in took.items():
             print(f"  {name:<36}{value:8.2f} s{images / value:9.1f} images/s")
@@ -194,7 +183,7 @@ def together(options: argparse.Namespace, scratch: Path) -> None:
     bench.whole(models)()
     runs = {str(i): bench.whole([model]) for i, model in enumerate(models)} | {"all": bench.whole(models)}
     rounds = in_turn(runs, options.repeats)
-    *singles, once = (statistics.median(values) for values in rounds.values())
+    *singles, once = medians(rounds).values()
     print(f"\n{options.images} jpeg images, {', '.join(options.together)}")
     print(f"  one run each {sum(singles):8.2f} s ({', '.join(f'{value:.2f}' for value in singles)})")
     print(f"  one pass     {once:8.2f} s, {once / sum(singles):.3f} of it")

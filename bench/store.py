@@ -15,11 +15,9 @@ import argparse
 import hashlib
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +26,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from turns import in_turn, medians
 
 from fmcache.store.cache import open_cache
 from fmcache.store.segment import SegmentWriter
@@ -47,20 +46,6 @@ class Refuse:
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name.partition(".")[0] in ("zarrs", "tensorstore"):
             raise ImportError(f"{name} is refused: this run is without [fast]")
-
-
-def compare(
-    contenders: dict[str, Callable[[], object]], repeats: int, before: Callable[[], object] = lambda: None
-) -> dict[str, float]:
-    """Median seconds of each, taking turns; `before` is run before each and is not timed."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(repeats):
-        for name, run in contenders.items():
-            before()
-            began = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def show(title: str, seconds: dict[str, float], peer: str, megabytes: float) -> None:
@@ -191,7 +176,7 @@ def embeddings(folder: Path, rows: int, d: int, repeats: int, fast: bool) -> Non
             "parquet + crc + fsync": with_parquet,
         }
     peer = "np.save + fsync"
-    seconds = compare(writers, repeats, settle)
+    seconds = medians(in_turn(writers, repeats, settle))
     show(f"durable write, {rows:,} x {d} float16", seconds, peer, megabytes)
     for name in ("fmcache (blocks, journal)", "fmcache (published)"):
         goal(seconds, name, peer, 0.7 if fast else 0.4)
@@ -228,7 +213,7 @@ def embeddings(folder: Path, rows: int, d: int, repeats: int, fast: bool) -> Non
             "parquet + crc": read_parquet,
         }
     assert (entry.array() == x).all()
-    seconds = compare(readers, repeats)
+    seconds = medians(in_turn(readers, repeats))
     show(f"read, {rows:,} x {d} float16", seconds, "np.load", megabytes)
     goal(seconds, "fmcache array(), crc32c", "np.load", 0.75 if fast else 0.45)
 
@@ -247,9 +232,9 @@ def logits(folder: Path, images: int, repeats: int) -> None:
     assert (entry.array() == x).all()
     stored = entry.entry.segments[0].published.size / 1e6
     readers = {"np.load": lambda: np.load(npy), "fmcache array(), verified": entry.array}
-    seconds = compare(readers, repeats)
+    seconds = medians(in_turn(readers, repeats))
     show(f"read, logits {shape}, stored {stored:,.0f} MB", seconds, "np.load", megabytes)
-    one = compare({"one image": lambda: entry.rows([images // 2])}, 4 * repeats)["one image"]
+    one = medians(in_turn({"one image": lambda: entry.rows([images // 2])}, 4 * repeats))["one image"]
     speed = megabytes / seconds["fmcache array(), verified"]
     print(f"  goal, read: 1,000 MB/s: {'met' if speed >= 1000 else 'MISSED'} ({speed:,.0f})")
     print(f"  goal, one image: 10 ms: {'met' if one < 0.01 else 'MISSED'} ({1e3 * one:.2f} ms)")

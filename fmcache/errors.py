@@ -22,6 +22,8 @@ One thing is a warning (`ForeignCache`): a cache that belongs to another user.
 
 from __future__ import annotations
 
+import errno
+
 
 class FmcacheError(Exception):
     """An expected failure, told in three lines.
@@ -71,6 +73,8 @@ class StorageError(FmcacheError):
 
 class DiskFull(StorageError):
     """No space or no inodes left on the device."""
+
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CorruptCache(FmcacheError):

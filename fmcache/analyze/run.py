@@ -9,12 +9,13 @@ from typing import Any
 
 import polars as pl
 
+from fmcache.analyze.called import beyond_plain
 from fmcache.analyze.evaluate import evaluate
 from fmcache.analyze.where import MEASURED, Where
 from fmcache.errors import MissingEntry, UsageError
 from fmcache.progress import Progress, Silent
 from fmcache.store.cache import Cache
-from fmcache.store.groups import attribute_names
+from fmcache.store.groups import attribute_names, attributes_in
 from fmcache.store.runs import Run, holds_no_scores, without_scores
 from fmcache.store.schema import ATTRIBUTE
 
@@ -86,9 +87,7 @@ def _called(run: Run) -> str:
     """``dinov2 / mimic / group-dro``: of usage and method what is not the plain linear probe."""
     usage, method = (str(run.info.get(key) or "") for key in ("usage", "method"))
     parts = [str(run.info.get("model")), str(run.info.get("dataset"))]
-    parts += [usage] if usage not in ("", "lp", "external") else []
-    parts += [method] if method not in ("", "erm", "none", usage) else []
-    return " / ".join(parts)
+    return " / ".join(parts + beyond_plain(usage, "" if method == usage else method))
 
 
 def _scored(runs: list[Run], progress: Progress) -> list[Run]:
@@ -145,8 +144,7 @@ def present(predictions: pl.DataFrame, by: Sequence[str] | None) -> list[str] | 
     """Those of `by` whose attributes the run has."""
     if by is None:
         return None
-    columns = {name.removeprefix(ATTRIBUTE) for name in predictions.columns if name.startswith(ATTRIBUTE)}
-    columns |= set(attribute_names(predictions))
+    columns = {*attributes_in(predictions), *attribute_names(predictions)}
     return [
         one for one in by if all(part.strip().removeprefix(ATTRIBUTE) in columns for part in one.split("*"))
     ]
@@ -174,9 +172,7 @@ def check_attributes(runs: Sequence[Run], by: Sequence[str] | None, options: Map
 
 def _attributes(runs: Iterable[Run]) -> list[str]:
     """The attributes of the runs, sorted; a run that others published need not name them, so its table does."""
-    names = {str(name) for run in runs for name in run.info.get("attributes") or _columns(run)}
+    names = {
+        str(name) for run in runs for name in run.info.get("attributes") or attributes_in(run.predictions())
+    }
     return sorted(names | ({"age_group"} if "age" in names else set()))  # which is cut from ages
-
-
-def _columns(run: Run) -> list[str]:
-    return [name.removeprefix(ATTRIBUTE) for name in run.predictions().columns if name.startswith(ATTRIBUTE)]

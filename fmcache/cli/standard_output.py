@@ -11,8 +11,6 @@ from typing import Any, TextIO
 
 from fmcache.errors import DiskFull, StorageError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 
 class ReaderGone(BaseException):
     """Who read the pipe (``head -1``) has enough. No `OSError`, since typer ends those of a pipe with exit code 1."""
@@ -43,7 +41,7 @@ class _Told:
             self.refused = True
             if error.errno == errno.EPIPE:
                 raise ReaderGone from None
-            kind = DiskFull if error.errno in _FULL else StorageError
+            kind = DiskFull if error.errno in DiskFull.numbers else StorageError
             raise kind(
                 f"The output cannot be written: {os.strerror(error.errno or errno.EIO)}.",
                 "Only what was to be printed is cut short; what the command stored in the cache is there.",

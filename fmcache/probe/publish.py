@@ -17,7 +17,7 @@ from fmcache.probe.prior import estimate, move
 from fmcache.probe.problem import Column
 from fmcache.shapes import Float
 from fmcache.store.cache import Cache
-from fmcache.store.schema import ATTRIBUTE
+from fmcache.store.groups import attributes_in
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def publish(cache: Cache, job: Job, blocks: Sequence[Done], seconds: float) -> s
         "configuration": dict(job.config),
         "seeds": list(job.seeds),
         "labels": list(job.labels),
-        "attributes": [name.removeprefix(ATTRIBUTE) for name in table.columns if name.startswith(ATTRIBUTE)],
+        "attributes": attributes_in(table),
         "skipped": dict(job.skipped),
         "protocol": _trained_how(job),
         "unit_norm": bool(study.texts and study.texts.image_tokens == 1),

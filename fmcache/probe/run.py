@@ -161,6 +161,13 @@ def _work(cache: Cache, jobs: Sequence[Job], progress: Progress) -> None:
             stack.enter_context(locked(staging / f"{_workplace(job)}.lock"))
         began = time.perf_counter()
         done: dict[str, list[Done]] = {job.key: [] for job in jobs}
+
+        def add(job: Job, number: int, made: Done) -> None:
+            done[job.key].append(made)
+            if number + 1 == len(job.blocks):
+                publish(cache, job, done.pop(job.key), time.perf_counter() - began)
+                remove_tree(staging / _workplace(job))
+
         x = None
         for number, labels in enumerate(jobs[0].blocks):
             missing = []
@@ -169,21 +176,14 @@ def _work(cache: Cache, jobs: Sequence[Job], progress: Progress) -> None:
                 if kept is None:
                     missing.append(job)
                 else:
-                    done[job.key].append(kept)
+                    add(job, number, kept)
                     progress.advance(job.probes * len(labels) // len(job.labels), "kept from an earlier call")
             if missing and x is None:
                 x = read(source, limit)
             for job, outcome in _block(study, missing, x, labels, progress):
-                done[job.key].append(outcome)
                 if number + 1 < len(job.blocks):
                     _keep(cache, job, number, outcome)
-                else:
-                    publish(cache, job, done.pop(job.key), time.perf_counter() - began)
-                    remove_tree(staging / _workplace(job))
-        for job in jobs:
-            if job.key in done:  # its last block was kept by an older fmcache
-                publish(cache, job, done[job.key], time.perf_counter() - began)
-                remove_tree(staging / _workplace(job))
+                add(job, number, outcome)
 
 
 def _block(

@@ -22,7 +22,6 @@ from fmcache.errors import CorruptCache, DiskFull, StorageError
 PARTIAL = ".partial"
 HOUR = 3600.0
 FAULT_VARIABLE = "FMCACHE_FAULT"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _passes: dict[str, int] = {}
 
 
@@ -58,7 +57,7 @@ def storage_errors(doing: str, where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in DiskFull.numbers:
             raise DiskFull(
                 f"No space left while {doing}.",
                 f"{free_text(where)}; everything that was finished is kept.",

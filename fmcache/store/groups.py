@@ -47,7 +47,7 @@ class Grouping:
 
 def attribute_names(table: pl.DataFrame, bins: Mapping[str, Bins] | None = None) -> list[str]:
     """The attributes that metrics are computed by unless others are named: those whose columns hold groups."""
-    names = [name.removeprefix(ATTRIBUTE) for name in table.columns if name.startswith(ATTRIBUTE)]
+    names = attributes_in(table)
     cut_up = set(bins or ())
     usable = [
         name
@@ -241,7 +241,7 @@ def cut(column: pl.Series, bins: Bins) -> pl.Series:
 
 def unknown_attribute(name: str, table: pl.DataFrame) -> UsageError:
     """The error for an attribute that the table does not have, with the nearest that it has."""
-    close = difflib.get_close_matches(name, _names(table), n=1)
+    close = difflib.get_close_matches(name, attributes_in(table), n=1)
     return UsageError(
         f"There is no attribute {name}.",
         _there(table),
@@ -250,10 +250,11 @@ def unknown_attribute(name: str, table: pl.DataFrame) -> UsageError:
 
 
 def _there(table: pl.DataFrame) -> str:
-    return f"Attributes: {', '.join(_names(table)) or 'none'}."
+    return f"Attributes: {', '.join(attributes_in(table)) or 'none'}."
 
 
-def _names(table: pl.DataFrame) -> list[str]:
+def attributes_in(table: pl.DataFrame) -> list[str]:
+    """The names of all attribute columns, whatever they hold."""
     return [column.removeprefix(ATTRIBUTE) for column in table.columns if column.startswith(ATTRIBUTE)]
 
 

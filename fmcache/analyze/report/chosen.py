@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import polars as pl
 
-from fmcache.analyze.report.views import PLAIN_METHODS, PLAIN_USAGES, View, told_apart, views, warnings
+from fmcache.analyze.called import beyond_plain
+from fmcache.analyze.report.views import View, told_apart, views, warnings
 from fmcache.analyze.report.wording import clean
 from fmcache.errors import MissingEntry, UsageError
 from fmcache.store.runs import holds_no_scores, without_scores
@@ -54,14 +55,7 @@ def choose_runs(cache: CacheLike, runs: Sequence[str] | None, min_cell: int) -> 
         mine = views(results, run.run_id, run.info, min_cell)
         found += mine
         about = f"{mine[0].text('model')} on {mine[0].text('dataset')}"
-        how = " · ".join(
-            part
-            for part, plain in (
-                (mine[0].text("usage"), PLAIN_USAGES),
-                (mine[0].text("method"), PLAIN_METHODS),
-            )
-            if part and part not in plain
-        )
+        how = " · ".join(beyond_plain(mine[0].text("usage"), mine[0].text("method")))
         about = f"{about} ({how})" if how else about
         told += [(about, *warning) for warning in warnings(results, mine)]
     told = sorted(dict.fromkeys(told), key=lambda one: one[1] != "problem")

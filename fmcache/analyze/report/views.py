@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from fmcache.analyze.called import PLAIN_USAGES
 from fmcache.analyze.report.wording import LONGEST_NAME, clean, spoken
 from fmcache.analyze.suppression import Cell, Place, Why, suppress
 from fmcache.store.groups import UNKNOWN
@@ -38,8 +39,6 @@ NULL_GAP, P_VALUE, EQUIVALENCE = "gap_null", "gap_p", "gap_equivalence"
 NAMED_HIDDEN = (
     8  # more hidden groups than this are counted, not named: many tiny groups can be as good as an id
 )
-PLAIN_USAGES = ("lp", "external")  # what is not worth a word in a heading
-PLAIN_METHODS = ("", "erm", "none")
 COMPONENTS = {"eqodds": ("tpr", "fpr"), "eqopp": ("tpr",), "dp": ("selection_rate",)}
 OVERALL: Place = ("", "overall")
 Row = Mapping[str, Any]
@@ -189,24 +188,18 @@ class View:
 
 def told_apart(found: Sequence[View]) -> list[View]:
     """The views, and beside those of two runs with one name the attribute that a method knew, or the run's id."""
-    runs: dict[str, set[str]] = {}
-    for view in found:
-        runs.setdefault(view.what, set()).add(view.run_id)
-    knew = [
-        replace(view, tell=spoken(view.text("attribute")))
-        if len(runs[view.what]) > 1 and view.text("attribute")
-        else view
-        for view in found
-    ]
-    runs = {}
-    for view in knew:
-        runs.setdefault(view.what, set()).add(view.run_id)
-    return [
-        replace(view, tell=" · ".join(part for part in (view.tell, view.run_id[:6]) if part))
-        if len(runs[view.what]) > 1
-        else view
-        for view in knew
-    ]
+    told = list(found)
+    for more in (lambda view: spoken(view.text("attribute")), lambda view: view.run_id[:6]):
+        runs: dict[str, set[str]] = {}
+        for view in told:
+            runs.setdefault(view.what, set()).add(view.run_id)
+        told = [
+            replace(view, tell=" · ".join(part for part in (view.tell, more(view)) if part))
+            if len(runs[view.what]) > 1
+            else view
+            for view in told
+        ]
+    return told
 
 
 def views(results: pl.DataFrame, run_id: str, info: Mapping[str, Any], floor: int) -> list[View]:

@@ -211,9 +211,8 @@ def _drained(
         for s, label in enumerate(("male", "female")):
             for positive in (0, 1):
                 members = rng.permutation(np.flatnonzero((split == name) & (sex == s) & (lesion == positive)))
-                drained[
-                    members[: _round((share[label] if positive else 1 - share[label]) * len(members))]
-                ] = 1
+                wanted = share[label] if positive else 1 - share[label]
+                drained[members[: _round(wanted * len(members))]] = 1
     return drained
 
 
